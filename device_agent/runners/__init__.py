@@ -1,0 +1,28 @@
+"""Runners: how one runtime is started on a device.
+
+A runner is a process of its own. It is started with the path of a *job*, a JSON file, and prints
+JSON lines, each flushed as soon as it is known::
+
+    {"event": "hello", "runtime": "litert", "version": "2.3.0", "threads": 1, "pid": 4711}
+    {"event": "loaded", "model": "op12", "load_ms": 3.1}
+    {"event": "sample", "round": 0, "model": "op12", "wall_ns": [51230], "thread_ns": [51100]}
+    {"event": "outputs", "model": "net", "path": "/.../net.out.npz"}
+    {"event": "error", "model": "op12", "message": "..."}
+    {"event": "bye", "peak_rss_bytes": 123456}
+
+and a job is::
+
+    {"threads": 1,
+     "models": [{"id": "op12", "path": "/.../op12.tflite"}],
+     "warmups": 10,                       # runs of each model before the first round
+     "rounds": [["op12", "net", ...]],    # the order of each round; may name a model more than once
+     "repeats": 1, "discard": 1,          # timed runs of each visit, untimed ones just before them
+     "first_round": 0,                    # the number of the first of these rounds
+     "outputs": [{"id": "net", "inputs": "/.../x.npz", "outputs": "/.../y.npz"}]}
+
+`rounds` and `outputs` may each be empty. A runner makes the inputs of timed runs itself, from the
+model's own shapes and types (zeros are avoided: some kernels are faster on them). For `outputs`,
+inputs are float32 arrays named ``input_0``... with a leading batch dimension in the layout that the
+model's file has; a model with quantised inputs gets them quantised by its own scale and zero point,
+its outputs come back as float32, dequantised, as ``output_0``...; and images go through one by one.
+"""

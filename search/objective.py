@@ -1,0 +1,51 @@
+"""Bounds: what a network must hold, on the estimate.
+
+The latency limit is made anew at every use, since a measured candidate corrects the estimator
+while a search runs; the others (parameters, multiply-accumulates, memory, file size) stand still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from nasdeploy.latency_tables.estimate import Estimator
+from nasdeploy.latency_tables.optimum import Limit
+from nasdeploy.search.space import Arch
+
+
+class Bounds:
+    """Every bound of a search.
+
+    Args:
+        estimator: Asked at every use; gives the current estimator.
+        latency_ms: The bound on the estimate, or None.
+        others: Limits that do not change.
+    """
+
+    def __init__(
+        self,
+        estimator: Callable[[], Estimator],
+        latency_ms: float | None,
+        others: Sequence[Limit] = (),
+    ) -> None:
+        self.estimator = estimator
+        self.latency_ms = latency_ms
+        self.others = tuple(others)
+
+    def limits(self) -> tuple[Limit, ...]:
+        """Latency first, then the others."""
+        if self.latency_ms is None:
+            return self.others
+        latency = Limit("latency_ms", self.estimator().calibrated, self.latency_ms)
+        return (latency, *self.others)
+
+    def admits(self, archs: Sequence[Arch] | npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+        """(n,) whether each of (n, decisions) architectures holds all bounds."""
+        population = np.asarray(archs)
+        within = np.ones(len(population), dtype=np.bool_)
+        for limit in self.limits():
+            within &= limit.cost(population) <= limit.at_most
+        return within
