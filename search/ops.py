@@ -41,7 +41,7 @@ class ConvBNReLU6(nn.Sequential):
         super().__init__(
             conv,
             nn.BatchNorm2d(out_channels, eps=_BATCH_NORM_EPSILON),
-            *([nn.ReLU6(inplace=True)] if activate else []),
+            *([nn.ReLU6()] if activate else []),
         )
 
 
