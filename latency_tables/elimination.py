@@ -115,10 +115,18 @@ class Trellis:
         return ways[::-1], float(ahead[0])
 
     def path(self, ways: Sequence[FloatArray], best: Best) -> Arch:
-        """The architecture that takes the best way at each layer; of equal ones the smallest."""
+        """The architecture that takes the best way at each layer, the first of equal choices."""
         state, arch = 0, []
         for way, onward in zip(ways, self.onward, strict=True):
             choice = int(way[state].argmin() if best == "min" else way[state].argmax())
             arch.append(choice)
             state = int(onward[state, choice])
         return tuple(arch)
+
+    def total(self, edges: Sequence[FloatArray], arch: Arch) -> float:
+        """The sum of the edges that an architecture takes."""
+        state, total = 0, 0.0
+        for layer, choice in enumerate(arch):
+            total += float(edges[layer][state, choice])
+            state = int(self.onward[layer][state, choice])
+        return total
