@@ -120,9 +120,7 @@ class SupernetTrainer:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def finite(
-    loss: Tensor, of: str, epoch: int, number: int, lever: str, settings: object
-) -> float:
+def finite(loss: Tensor, of: str, epoch: int, number: int, lever: str, settings: object) -> float:
     """The value of a loss; `TrainingDiverged`, naming the setting to lower, if it is not finite."""
     value = float(loss.detach())
     if not math.isfinite(value):

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nasdeploy.errors import UnknownName, UsageError
-from nasdeploy.pipeline.data.dataset import DataSet, Normalisation, SearchData, prepared
+from nasdeploy.pipeline.data.dataset import DataSet, Feed, Normalisation, prepared
 from nasdeploy.pipeline.data.downloads import load_cifar, load_fashion_mnist, load_imagenet
 from nasdeploy.pipeline.data.folder import load_folder
 from nasdeploy.pipeline.data.images import Shape
 from nasdeploy.pipeline.data.npz import load_npz
 from nasdeploy.pipeline.data.source import Source
 
-__all__ = ["NAMED", "DataSet", "Normalisation", "SearchData", "default_root", "load_data"]
+__all__ = ["NAMED", "DataSet", "Feed", "Normalisation", "default_root", "load_data"]
 
 SHIPPED = Path(__file__).parent.parent / "datasets" / "fashion_mnist_mini.npz"
 

@@ -13,6 +13,7 @@ from nasdeploy.errors import BadInput, UnknownName, UsageError
 from nasdeploy.export.artifact import Calibration
 from nasdeploy.pipeline.data.images import Augment, Images, Shape
 from nasdeploy.pipeline.data.source import Source
+from nasdeploy.seeds import derived_seed
 
 TEST_SHARE = 0.15
 _HELD_OUT_SEED = 0
@@ -87,13 +88,13 @@ class DataSet:
             normalisation=normalisation_of(train),
         )
 
-    def search_data(self, *, batch_size: int, seed: int) -> SearchData:
+    def feed(self, *, batch_size: int, seed: int) -> Feed:
         """Batches for searching and training."""
-        return SearchData(self, batch_size, seed)
+        return Feed(self, batch_size, seed)
 
     def calibration(self, n: int, *, seed: int) -> Calibration:
         """`n` training images (all, if there are fewer), normalised and not augmented."""
-        generator = torch.Generator().manual_seed(derived_seed(seed, "calibration", 0))
+        generator = torch.Generator().manual_seed(derived_seed(seed, "calibration"))
         chosen = torch.randperm(len(self.train.labels), generator=generator)[:n]
         digest = hashlib.sha256()
         batches: list[tuple[Tensor, ...]] = []
@@ -104,7 +105,7 @@ class DataSet:
         return Calibration(batches, len(chosen), digest.hexdigest())
 
 
-class SearchData:
+class Feed:
     """Batches whose order and augmentation depend only on (seed, split, epoch).
 
     The splits: ``"train"``, and its two disjoint halves ``"weights"`` and ``"arch"``, are shuffled
@@ -118,7 +119,7 @@ class SearchData:
         self.batch_size = batch_size
         self.seed = seed
         first, second = stratified(
-            data.train.labels, 0.5, derived_seed(seed, "halves", 0), keep_one=False
+            data.train.labels, 0.5, derived_seed(seed, "halves"), keep_one=False
         )
         self._training: dict[str, Images] = {"train": data.train}
         if len(first) and len(second):
@@ -126,9 +127,12 @@ class SearchData:
             self._training["arch"] = data.train.subset(second)
         self._evaluation: dict[str, Images] = {"valid": data.validation, "test": data.test}
 
-    def count(self, split: str) -> int:
-        """How many images a split has."""
-        return len(self._images(split).labels)
+    def steps(self, split: str) -> int:
+        """How many batches one pass over a split has."""
+        images = len(self._images(split).labels)
+        if split in self._training:
+            return max(1, images // self.batch_size)
+        return -(-images // self.batch_size)
 
     def batches(self, split: str, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """((b, c, h, w) float32, channels last; (b,) int64), b at most the batch size.
@@ -158,12 +162,6 @@ class SearchData:
         if split not in known:
             raise UnknownName("split", split, known)
         return known[split]
-
-
-def derived_seed(seed: int, purpose: str, number: int) -> int:
-    """A seed of its own for each purpose, unrelated to its neighbours'."""
-    text = f"{seed}/{purpose}/{number}".encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
 def stratified(
@@ -223,9 +221,7 @@ def prepared(
             f"({TEST_SHARE:.0%} of each class) are held out for it."
         )
     if validation is None:
-        kept, drawn = stratified(
-            train.labels, validation_share, derived_seed(seed, "validation", 0)
-        )
+        kept, drawn = stratified(train.labels, validation_share, derived_seed(seed, "validation"))
         validation, train = train.subset(drawn), train.subset(kept)
     for split, images in (("validation", validation), ("test", test)):
         if not len(images.labels):

@@ -263,7 +263,11 @@ class Proxyless:
         estimated = self.bounds.estimator().calibrated
         relative = expected_cost(estimated, self.gates.probabilities()) / bound
         weight = self.settings.latency_weight
-        return loss + weight * relative if self.settings.latency_term == "add" else loss * relative**weight
+        return (
+            loss + weight * relative
+            if self.settings.latency_term == "add"
+            else loss * relative**weight
+        )
 
     def _current(self, epoch: int, phase: str) -> Trial:
         best = self.candidates(1)
