@@ -207,7 +207,7 @@ class _Run:
     ) -> None:
         self.data, self.task, self.settings, self.device = data, task, settings, device
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.model = model.to(device, memory_format=self.layout)
+        self.model = model.to(device).to(memory_format=self.layout)
         self.average = _Average(model, settings.ema_decay) if settings.ema_decay else None
         self.optimizer = _optimizer(model, settings)
         self.autocast = _autocast_dtype(settings.mixed_precision, device)
@@ -257,7 +257,7 @@ class _Run:
         ):
             loss = self.task.loss(self.model(x), y)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        torch.autograd.backward(self.scaler.scale(loss))
         if self.settings.grad_clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
