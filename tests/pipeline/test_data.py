@@ -19,6 +19,8 @@ from nasdeploy.pipeline.data.dataset import stratified
 from nasdeploy.pipeline.data.downloads import DEBIAN_FASHION_MNIST, _download, read_idx
 from nasdeploy.pipeline.data.folder import load_folder
 from nasdeploy.pipeline.data.images import Augment, InMemory, fit, shifted
+from nasdeploy.search.data import SearchData
+from nasdeploy.search.training import TrainingData
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,8 @@ def test_order_and_augmentation_depend_on_seed_split_and_epoch_alone(mini: DataS
 
 def test_batches_are_normalised_channels_last_and_as_many_as_announced(mini: DataSet) -> None:
     feed = mini.feed(batch_size=128, seed=0)
+    protocols: tuple[SearchData, TrainingData] = (feed, feed)  # a type checker sees that it is both
+    assert protocols[0] is feed
     batches = list(feed.batches("train", 0))
     x, y = batches[0]
     assert (x.shape, x.dtype, y.dtype) == ((128, 1, 28, 28), torch.float32, torch.int64)

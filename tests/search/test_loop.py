@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasdeploy import durable
-from nasdeploy.errors import BadInput, UsageError
+from nasdeploy.errors import BadInput, OutOfResources, UsageError
 from nasdeploy.search.loop import Budget, LoopResult, Progress, drive, read_history
 from nasdeploy.search.pareto import non_dominated, pareto_front, write_pareto_csv
 from nasdeploy.search.space import Arch
@@ -190,6 +191,21 @@ def test_another_search_or_a_damaged_file_is_not_gone_on_from(tmp_path: Path) ->
     (tmp_path / "checkpoints" / "search.pt").write_text("nothing")
     with pytest.raises(BadInput, match="not a readable checkpoint"):
         search(tmp_path, Walk(), Budget(steps=6))
+
+
+def test_a_full_disk_is_named_and_costs_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search(tmp_path, Walk(), Budget(steps=3))
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OutOfResources, match="disk is full"):
+        patch.setattr(os, "fsync", full)
+        search(tmp_path, Walk(), Budget(steps=6))
+    resumed = search(tmp_path, Walk(), Budget(steps=6))
+    assert resumed.history == search(tmp_path / "whole", Walk(), Budget(steps=6)).history
 
 
 def test_a_budget_limits_something() -> None:
