@@ -98,7 +98,7 @@ class LocalDevice:
 
 def _cpu_model() -> str | None:
     """What /proc/cpuinfo calls the processor; on ARM often only a board's "Model" stands there."""
-    found = {}
+    found: dict[str, str] = {}
     for line in _text("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         found.setdefault(name.strip(), value.strip())

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from nasdeploy.device_agent.local import cache_folder
 from nasdeploy.errors import DeviceError
 
 _LOOK_AGAIN_S = 0.2
+_HELD: set[tuple[Path, int]] = set()
 
 
 @contextlib.contextmanager
@@ -28,12 +30,19 @@ def device_lock(
 ) -> Iterator[None]:
     """Hold the device for this process; the kernel lets go of it when the process ends, however.
 
+    Within the thread that holds it, asking again is free: a verification may be a part of a longer
+    piece of work that holds the device throughout.
+
     Args:
         timeout_s: How long to wait for another holder; 0 doesn't wait.
         on_wait: Called once with who holds it, before waiting.
     Raises: `DeviceError` naming the holder, after `timeout_s`.
     """
     path = _lock_path(device)
+    mine = (path, threading.get_ident())
+    if mine in _HELD:
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         _acquire(file.fileno(), path, device.name, timeout_s, on_wait)
@@ -41,7 +50,11 @@ def device_lock(
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
         json.dump({"pid": os.getpid(), "command": command, "since": time.strftime("%H:%M")}, file)
         file.flush()
-        yield
+        _HELD.add(mine)
+        try:
+            yield
+        finally:
+            _HELD.discard(mine)
 
 
 def _acquire(

@@ -171,7 +171,8 @@ class _Work:
             self._fail(model, error)
             return
         with durable.replacing(Path(outputs)) as temporary, temporary.open("wb") as file:
-            np.savez(file, **{f"output_{i}": column for i, column in enumerate(columns)})
+            named = {f"output_{i}": column for i, column in enumerate(columns)}
+            np.savez(file, **named)  # type: ignore[arg-type]
         _print(self._lines, event="outputs", model=model, path=outputs)
 
     def _fail(self, model: str, error: Exception) -> None:

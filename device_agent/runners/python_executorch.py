@@ -14,14 +14,20 @@ import numpy as np
 from nasdeploy.device_agent.runners import loop
 
 # c10::ScalarType, which is what a method's description carries
-_DTYPES = {0: np.uint8, 1: np.int8, 3: np.int32, 4: np.int64, 6: np.float32}
+_DTYPES: dict[int, type[np.number[Any]]] = {
+    0: np.uint8,
+    1: np.int8,
+    3: np.int32,
+    4: np.int64,
+    6: np.float32,
+}
 
 
 class ExecuTorch:
     """`threads` holds for the process: ExecuTorch has one thread pool."""
 
     def __init__(self, threads: int) -> None:
-        import executorch.kernels.quantized  # registers what int8 files use outside XNNPACK
+        import executorch.kernels.quantized  # noqa: F401 - for its side effect, int8 kernels
         import torch
         from executorch.extension.pybindings import _C
         from executorch.version import __version__
@@ -37,7 +43,7 @@ class ExecuTorch:
 
 
 class ExecuTorchModel:
-    """The method "forward" of a program; program and tensors are kept, since it points into them."""
+    """The method "forward"; program and tensors are kept, since it points into them."""
 
     def __init__(self, program: Any) -> None:
         import torch
@@ -72,7 +78,10 @@ class ExecuTorchModel:
         ]
 
     def _quantised(self, index: int, image: loop.Array) -> loop.Array:
-        scale, zero_point = self._constant(f"input{index}_scale"), self._constant(f"input{index}_zp")
+        scale, zero_point = (
+            self._constant(f"input{index}_scale"),
+            self._constant(f"input{index}_zp"),
+        )
         return loop.quantised(image, self._dtypes[index], scale, int(zero_point))
 
     def _dequantised(self, index: int, stored: loop.Array) -> loop.Array:
@@ -80,7 +89,7 @@ class ExecuTorchModel:
         return loop.dequantised(stored, scale, int(self._constant(f"output{index}_zp")))
 
     def _constant(self, name: str) -> float:
-        """What `QuantizeInputs` and `QuantizeOutputs` leave in a file, as methods that return it."""
+        """What executorch's `QuantizeInputs` and `QuantizeOutputs` leave behind: tiny methods."""
         known = {self._program.get_method_name(i) for i in range(self._program.num_methods())}
         for method in (name, f"forward_{name}"):
             if method in known:
@@ -93,7 +102,7 @@ class ExecuTorchModel:
         )
 
 
-def _dtype(meta: Any) -> type[np.generic]:
+def _dtype(meta: Any) -> type[np.number[Any]]:
     if meta.dtype() not in _DTYPES:
         raise TypeError(f"an input has the type number {meta.dtype()}; known are {_DTYPES}")
     return _DTYPES[meta.dtype()]

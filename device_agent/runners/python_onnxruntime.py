@@ -14,7 +14,7 @@ import numpy as np
 
 from nasdeploy.device_agent.runners import loop
 
-_DTYPES = {
+_DTYPES: dict[str, type[np.number[Any]]] = {
     "tensor(float)": np.float32,
     "tensor(int8)": np.int8,
     "tensor(uint8)": np.uint8,
@@ -77,7 +77,7 @@ class OnnxModel:
         return outputs
 
 
-def _dtype(tensor: Any) -> type[np.generic]:
+def _dtype(tensor: Any) -> type[np.number[Any]]:
     if tensor.type not in _DTYPES:
         raise TypeError(f"{tensor.name} is {tensor.type}; known are {', '.join(_DTYPES)}")
     return _DTYPES[tensor.type]
