@@ -31,9 +31,7 @@ def spread_archs(space: SearchSpace, macs: CompiledCost, n: int, *, seed: int) -
     for index in range(n):
         preference = _LEANEST + (_LAVISHEST - _LEANEST) * index / max(1, n - 1)
         weights = [[math.exp(-preference * c) for c in costs] for costs in relative]
-        draws = [
-            tuple(rng.choices(range(len(w)), w)[0] for w in weights) for _ in range(_DRAWS)
-        ]
+        draws = [tuple(rng.choices(range(len(w)), w)[0] for w in weights) for _ in range(_DRAWS)]
         fresh = [arch for arch in draws if arch not in chosen]
         if not fresh:
             break

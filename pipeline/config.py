@@ -75,6 +75,7 @@ class TrainConfig(_Section):
     """How the winner is trained; `settings` are those of the trainer (docs/data.md)."""
 
     settings: dict[str, Any] = Field(default_factory=dict)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
     random_baselines: int = Field(0, ge=0)
     workers: int | None = Field(None, ge=1)
 
@@ -85,6 +86,7 @@ class ExportConfig(_Section):
     runtimes: tuple[Runtime, ...] = ()
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     calibration_images: int = Field(256, ge=1)
+    test_images: int = Field(2000, ge=1)
     max_drop_points: float = Field(2.0, ge=0)
 
 

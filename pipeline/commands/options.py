@@ -47,7 +47,9 @@ def parse_shape(text: str | None) -> list[int] | None:
         return None
     parts = text.lower().replace(",", "x").split("x")
     if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise UsageError(f"{text!r} is not an input shape: write channels x height x width, 3x96x96.")
+        raise UsageError(
+            f"{text!r} is not an input shape: write channels x height x width, 3x96x96."
+        )
     return [int(part) for part in parts]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nasdeploy.device_agent.device import Device, DeviceInfo
 from nasdeploy.device_agent.runners.runner import Runner, open_runner
-from nasdeploy.pipeline.config import RunConfig
+from nasdeploy.pipeline.config import Precision, RunConfig, Runtime
 from nasdeploy.pipeline.console import Console
 from nasdeploy.pipeline.project import cache_dir
 
@@ -34,3 +34,10 @@ class Context:
     @property
     def info(self) -> DeviceInfo:
         return self.device.info()
+
+    def of_file(self, runtime: Runtime, precision: Precision) -> Context:
+        """The same run, for a file of another runtime or precision than was searched for."""
+        return replace(
+            self,
+            config=self.config.model_copy(update={"runtime": runtime, "precision": precision}),
+        )
