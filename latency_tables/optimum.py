@@ -13,6 +13,7 @@ the decisions, kept small by two prunings that lose nothing:
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -88,15 +89,15 @@ def highest_within(
     if n < 1 or any(_constant_breaks(limit) for limit in limits):
         return []
     problem = _Problem(objective, limits)
-    floor = problem.lowest_score
-    if problem.relaxation.bound < floor - problem.relaxation.tolerance:
+    if problem.proves_empty():
         return []
     wanted = n + len(exclude)
     beam = max(_FIRST_BEAM, 4 * wanted)
+    last: Arch | None = None
     while True:
-        found = problem.sweep(wanted, floor, beam)
-        best = [arch for arch, _ in found.archs if arch not in exclude][:n]
-        if found.exact:
+        found, exact = problem.sweep(wanted, beam, last)
+        best = [arch for arch in found if arch not in exclude][:n]
+        if exact:
             return best
         if beam >= _WIDEST_BEAM:
             raise OutOfResources(
@@ -105,7 +106,7 @@ def highest_within(
                 "Loosen or drop a limit."
             )
         if len(best) == n:
-            floor = max(floor, dict(found.archs)[best[-1]])
+            last = best[-1]
         beam = min(8 * beam, _WIDEST_BEAM)
 
 
@@ -132,14 +133,6 @@ def _constant_breaks(limit: Limit) -> bool:
     return limit.cost.reduce == "max" and limit.cost.constant > limit.at_most
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Architectures with their scores, best first; `exact` if no better one can be missing."""
-
-    archs: list[tuple[Arch, float]]
-    exact: bool
-
-
 class _Problem:
     """One objective and its limits, laid out over one trellis.
 
@@ -161,6 +154,7 @@ class _Problem:
                 for edges, cost in zip(forbidden, largest, strict=True):
                     edges[cost > limit.at_most] = np.inf
         self.scores = [score - edges for score, edges in zip(scores, forbidden, strict=True)]
+        self.to_score = self.trellis.to_go(self.scores, "sum", "max")[0]
         sums = [x for x in limits if x.cost.reduce == "sum" and x.at_most < math.inf]
         self.at_most = np.array([limit.at_most for limit in sums])
         self.constant = np.array([limit.cost.constant for limit in sums])
@@ -171,98 +165,155 @@ class _Problem:
             )[0]
             for spent in self.spent
         ]
+        room = list(self.at_most - self.constant)
         self.relaxation: Relaxation = relax(
-            self.trellis,
-            self.scores,
-            self.spent,
-            list(self.at_most - self.constant),
-            floor=self.lowest_score,
+            self.trellis, self.scores, self.spent, room, floor=self.lowest_score
+        )
+        # Limits that can each be held may together leave no room: their tightest mean knows.
+        self.mean: Relaxation | None = None
+        if len(sums) > 1:
+            unscored = [-edges for edges in forbidden]
+            self.mean = relax(self.trellis, unscored, self.spent, room, floor=0.0, shares=True)
+
+    def proves_empty(self) -> bool:
+        """Whether the relaxations alone show that nothing lies within the limits."""
+        scores, mean = self.relaxation, self.mean
+        return scores.bound < self.lowest_score - scores.tolerance or (
+            mean is not None and mean.bound < -mean.tolerance
         )
 
-    def sweep(self, wanted: int, floor: float, beam: int) -> _Found:
-        """The best `wanted` architectures, all of them unless the beam had to drop something."""
+    def sweep(self, wanted: int, beam: int, last: Arch | None) -> tuple[list[Arch], bool]:
+        """The best `wanted` architectures; surely all of them unless the beam dropped something.
+
+        Args:
+            beam: How many partial architectures are kept.
+            last: A known architecture; what comes after it is not looked for.
+        """
         prices, tolerance = self.relaxation.prices, self.relaxation.tolerance
-        state: IntArray = np.zeros(1, np.intp)
-        score: FloatArray = np.zeros(1)
-        spent: FloatArray = np.tile(self.constant, (1, 1))
+        floor = self.lowest_score if last is None else self.trellis.total(self.scores, last)
+        rows = _Rows(
+            state=np.zeros(1, np.intp),
+            score=np.zeros(1),
+            spent=self.constant[None, :],
+            after=np.zeros(1, np.intp),
+        )
         steps: list[tuple[IntArray, IntArray]] = []
         exact = True
-        for layer, onward in enumerate(self.trellis.onward):
-            # Rows stay in the order of their choices throughout, so that a stable sort by score
-            # puts the smallest tuple first among equals.
-            priced = score + (self.at_most - spent) @ prices
-            upper = priced[:, None] + self.relaxation.ways[layer][state]
-            alive = upper >= floor - tolerance
+        for layer in range(len(self.trellis.choices)):
+            priced = rows.score + (self.at_most - rows.spent) @ prices
+            upper = priced[:, None] + self.relaxation.ways[layer][rows.state]
+            highest = rows.score[:, None] + self.to_score[layer][rows.state]
+            alive = (upper >= floor - tolerance) & (highest >= floor)
             for limit, to_spend in enumerate(self.to_spend):
-                alive &= spent[:, limit, None] + to_spend[layer][state] <= self.at_most[limit]
+                least = rows.spent[:, limit, None] + to_spend[layer][rows.state]
+                alive &= least <= self.at_most[limit]
+            room = upper
+            if self.mean is not None:
+                left = (self.at_most - rows.spent) @ self.mean.prices
+                room = left[:, None] + self.mean.ways[layer][rows.state]
+                alive &= room >= -self.mean.tolerance
+            if last is not None:
+                after = _after(rows.after[:, None], np.arange(alive.shape[1]) - last[layer])
+                alive &= (after <= 0) | (highest > floor)
+            # From here to the end rows stay in the order of their choices, so that a stable sort
+            # by score puts the smallest tuple first among equals.
             parent, choice = np.nonzero(alive)
-            edge = (state[parent], choice)
-            upper = upper[parent, choice]
-            score = score[parent] + self.scores[layer][edge]
-            spent = spent[parent]
-            for limit, edges in enumerate(self.spent):
-                spent[:, limit] += edges[layer][edge]
-            state = onward[edge]
-            kept = np.flatnonzero(_undominated(state, score, spent, upper, wanted))
+            rows = self._step(rows, layer, parent, choice, last)
+            upper, room = upper[parent, choice], room[parent, choice]
+            kept = np.flatnonzero(_undominated(rows, upper, wanted))
             if len(kept) > beam:
                 exact = False
-                kept = np.sort(kept[np.argpartition(-upper[kept], beam)[:beam]])
-            state, score, spent = state[kept], score[kept], spent[kept]
+                # The promising, and those most sure to hold every limit in the end.
+                promising, sure = np.argsort(-np.stack([upper[kept], room[kept]]), kind="stable")
+                kept = kept[np.union1d(promising[: beam // 2], sure[: beam // 2])]
+            rows = rows.take(kept)
             steps.append((parent[kept], choice[kept]))
-        order = np.argsort(-score, kind="stable")[:wanted]
-        return _Found(_retrace(steps, order, score), exact)
+        return _retrace(steps, np.argsort(-rows.score, kind="stable")[:wanted]), exact
+
+    def _step(
+        self, rows: _Rows, layer: int, parent: IntArray, choice: IntArray, last: Arch | None
+    ) -> _Rows:
+        edge = (rows.state[parent], choice)
+        spent = rows.spent[parent]
+        for limit, edges in enumerate(self.spent):
+            spent[:, limit] += edges[layer][edge]
+        return _Rows(
+            state=self.trellis.onward[layer][edge],
+            score=rows.score[parent] + self.scores[layer][edge],
+            spent=spent,
+            after=rows.after[parent]
+            if last is None
+            else _after(rows.after[parent], choice - last[layer]),
+        )
 
 
-def _retrace(
-    steps: Sequence[tuple[IntArray, IntArray]], rows: IntArray, score: FloatArray
-) -> list[tuple[Arch, float]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Partial architectures.
+
+    Attributes:
+        state: (n,) of the trellis.
+        score: (n,) so far, without what every architecture has.
+        spent: (n, limits) so far.
+        after: (n,) positive behind the last known architecture in the order of choices, 0 on it.
+    """
+
+    state: IntArray
+    score: FloatArray
+    spent: FloatArray
+    after: IntArray
+
+    def take(self, rows: IntArray) -> _Rows:
+        return _Rows(self.state[rows], self.score[rows], self.spent[rows], self.after[rows])
+
+
+def _after(so_far: IntArray, difference: IntArray) -> IntArray:
+    return np.where(so_far != 0, so_far, difference)
+
+
+def _retrace(steps: Sequence[tuple[IntArray, IntArray]], rows: IntArray) -> list[Arch]:
     archs = np.zeros((len(rows), len(steps)), np.intp)
-    row = rows
     for layer in reversed(range(len(steps))):
         parent, choice = steps[layer]
-        archs[:, layer] = choice[row]
-        row = parent[row]
-    return [
-        (tuple(arch), float(value)) for arch, value in zip(archs.tolist(), score[rows], strict=True)
-    ]
+        archs[:, layer] = choice[rows]
+        rows = parent[rows]
+    return [tuple(arch) for arch in archs.tolist()]
 
 
-def _undominated(
-    state: IntArray, score: FloatArray, spent: FloatArray, upper: FloatArray, wanted: int
-) -> npt.NDArray[np.bool_]:
+def _undominated(rows: _Rows, upper: FloatArray, wanted: int) -> npt.NDArray[np.bool_]:
     """Which partial architectures to keep: those with fewer than `wanted` known dominators.
 
     One dominates another in the same state if it comes first by score (of equal scores, by
     choices) and spends no more of anything. Looking at fewer dominators keeps more, and is safe.
     """
-    keep = np.ones(len(score), np.bool_)
-    if len(score) <= wanted:
+    n, limits = rows.spent.shape
+    keep = np.ones(n, np.bool_)
+    if n <= wanted:
         return keep
-    if spent.shape[1] > 1:
+    order = np.argsort(-rows.score, kind="stable")
+    if limits > 1:
         pool = np.argsort(-upper, kind="stable")[:_DOMINATORS]
-        rank = np.empty(len(score), np.intp)
-        rank[np.argsort(-score, kind="stable")] = np.arange(len(score))
-        for start in range(0, len(score), 4096):
+        rank = np.empty(n, np.intp)
+        rank[order] = np.arange(n)
+        for start in range(0, n, 4096):
             some = slice(start, start + 4096)
-            dominated = rank[pool] < rank[some, None]
-            dominated &= state[pool] == state[some, None]
-            for limit in range(spent.shape[1]):
-                dominated &= spent[pool, limit] <= spent[some, limit, None]
-            keep[some] = dominated.sum(axis=1) < wanted
+            dominates = rank[pool] < rank[some, None]
+            dominates &= rows.state[pool] == rows.state[some, None]
+            for limit in range(limits):
+                dominates &= rows.spent[pool, limit] <= rows.spent[some, limit, None]
+            keep[some] = dominates.sum(axis=1) < wanted
         return keep
-    for group in np.unique(state):
-        rows = np.flatnonzero(state == group)
-        rows = rows[np.argsort(-score[rows], kind="stable")]
-        if not spent.shape[1]:
-            keep[rows[wanted:]] = False
-            continue
-        # Each pass takes those off that no other of the rest dominates: what is left after
-        # `wanted` passes has a dominator in each.
-        for _ in range(wanted):
-            cost = spent[rows, 0]
-            lowest_before = np.minimum.accumulate(np.append(np.inf, cost[:-1]))
-            rows = rows[cost >= lowest_before]
-            if not len(rows):
-                break
-        keep[rows] = False
+    cost = rows.spent[order, 0] if limits else np.zeros(n)
+    # Per state, the lowest costs so far in a heap that has the highest of them on top (negated).
+    heaps: dict[int, list[float]] = {}
+    for row, state, spent in zip(
+        order.tolist(), rows.state[order].tolist(), cost.tolist(), strict=True
+    ):
+        heap = heaps.setdefault(state, [])
+        if len(heap) < wanted:
+            heapq.heappush(heap, -spent)
+        elif spent < -heap[0]:
+            heapq.heapreplace(heap, -spent)
+        else:
+            keep[row] = False
     return keep
