@@ -1,34 +1,22 @@
-"""The best architectures within every limit, exactly.
-
-The scores and the limited costs are sums over terms, so this is a multiple-choice knapsack problem
-with one or several resources (Kellerer, Pferschy, Pisinger, Knapsack Problems, 2004, chapter 11),
-where in addition a cost may look at several decisions. It is solved by dynamic programming over
-the decisions, kept small by two prunings that lose nothing:
-
-* dominance: a partial architecture goes when enough others are at least as good in the score and
-  in every limited cost, whatever follows;
-* bounds: it goes when even the best way on cannot hold a limit, or when the Lagrangian bound on
-  its score lies below the best that is already known.
-"""
+"""The best architectures within every limit, exactly; and what to say when there are none."""
 
 from __future__ import annotations
 
-import heapq
+import itertools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from nasdeploy.errors import OutOfResources
+from nasdeploy.errors import NothingWithinBounds, OutOfResources
 from nasdeploy.latency_tables.cost import CompiledCost
-from nasdeploy.latency_tables.elimination import Arch, FloatArray, IntArray, Term, Trellis
-from nasdeploy.latency_tables.relaxation import Relaxation, relax
+from nasdeploy.latency_tables.elimination import Arch, FloatArray, Term
+from nasdeploy.latency_tables.knapsack import Problem
+from nasdeploy.units import format_bytes, format_count, format_ms
 
 _FIRST_BEAM = 64
 _WIDEST_BEAM = 2**21
-_DOMINATORS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +35,9 @@ class Limit:
     def __post_init__(self) -> None:
         if math.isnan(self.at_most):
             raise ValueError(f"The limit on {self.name} is not a number")
+
+    def __str__(self) -> str:
+        return f"{_word(self.name)} at most {_show(self.name, self.at_most)}"
 
 
 def best_within(
@@ -86,9 +77,9 @@ def highest_within(
     for limit in limits:
         if limit.cost.choices != objective.choices:
             raise ValueError(f"The limit on {limit.name} belongs to another space")
-    if n < 1 or any(_constant_breaks(limit) for limit in limits):
+    if n < 1 or any(limit.cost.range().low > limit.at_most for limit in limits):
         return []
-    problem = _Problem(objective, limits)
+    problem = Problem(objective, [(limit.cost, limit.at_most) for limit in limits])
     if problem.proves_empty():
         return []
     wanted = n + len(exclude)
@@ -129,191 +120,64 @@ def lowest_within(cost: CompiledCost, limits: Sequence[Limit]) -> tuple[float, A
     return (cost.of(arch), arch) if arch is not None else None
 
 
-def _constant_breaks(limit: Limit) -> bool:
-    return limit.cost.reduce == "max" and limit.cost.constant > limit.at_most
+def check_limits(limits: Sequence[Limit]) -> None:
+    """Return if some architecture is within every limit.
 
-
-class _Problem:
-    """One objective and its limits, laid out over one trellis.
-
-    A limit on a sum is a resource that is spent; a limit on a maximum forbids single edges, which
-    then score minus infinity. Scores leave out what every architecture has.
+    Raises: `NothingWithinBounds` if a limit lies below what the space can reach (with the range),
+        or if limits exclude each other (with what each could be while the others hold).
     """
-
-    def __init__(self, objective: CompiledCost, limits: Sequence[Limit]) -> None:
-        costs = [objective, *(limit.cost for limit in limits)]
-        self.trellis = Trellis(
-            objective.choices, [decisions for cost in costs for decisions, _ in cost.terms]
-        )
-        scores = self.trellis.edges(objective.terms, "sum")
-        self.lowest_score = self.trellis.to_go(scores, "sum", "min")[1]
-        forbidden = [np.zeros_like(edges) for edges in scores]
-        for limit in limits:
-            if limit.cost.reduce == "max":
-                largest = self.trellis.edges(limit.cost.terms, "max")
-                for edges, cost in zip(forbidden, largest, strict=True):
-                    edges[cost > limit.at_most] = np.inf
-        self.scores = [score - edges for score, edges in zip(scores, forbidden, strict=True)]
-        self.to_score = self.trellis.to_go(self.scores, "sum", "max")[0]
-        sums = [x for x in limits if x.cost.reduce == "sum" and x.at_most < math.inf]
-        self.at_most = np.array([limit.at_most for limit in sums])
-        self.constant = np.array([limit.cost.constant for limit in sums])
-        self.spent = [self.trellis.edges(limit.cost.terms, "sum") for limit in sums]
-        self.to_spend = [
-            self.trellis.to_go(
-                [edges + never for edges, never in zip(spent, forbidden, strict=True)], "sum", "min"
-            )[0]
-            for spent in self.spent
-        ]
-        room = list(self.at_most - self.constant)
-        self.relaxation: Relaxation = relax(
-            self.trellis, self.scores, self.spent, room, floor=self.lowest_score
-        )
-        # Limits that can each be held may together leave no room: their tightest mean knows.
-        self.mean: Relaxation | None = None
-        if len(sums) > 1:
-            unscored = [-edges for edges in forbidden]
-            self.mean = relax(self.trellis, unscored, self.spent, room, floor=0.0, shares=True)
-
-    def proves_empty(self) -> bool:
-        """Whether the relaxations alone show that nothing lies within the limits."""
-        scores, mean = self.relaxation, self.mean
-        return scores.bound < self.lowest_score - scores.tolerance or (
-            mean is not None and mean.bound < -mean.tolerance
-        )
-
-    def sweep(self, wanted: int, beam: int, last: Arch | None) -> tuple[list[Arch], bool]:
-        """The best `wanted` architectures; surely all of them unless the beam dropped something.
-
-        Args:
-            beam: How many partial architectures are kept.
-            last: A known architecture; what comes after it is not looked for.
-        """
-        prices, tolerance = self.relaxation.prices, self.relaxation.tolerance
-        floor = self.lowest_score if last is None else self.trellis.total(self.scores, last)
-        rows = _Rows(
-            state=np.zeros(1, np.intp),
-            score=np.zeros(1),
-            spent=self.constant[None, :],
-            after=np.zeros(1, np.intp),
-        )
-        steps: list[tuple[IntArray, IntArray]] = []
-        exact = True
-        for layer in range(len(self.trellis.choices)):
-            priced = rows.score + (self.at_most - rows.spent) @ prices
-            upper = priced[:, None] + self.relaxation.ways[layer][rows.state]
-            highest = rows.score[:, None] + self.to_score[layer][rows.state]
-            alive = (upper >= floor - tolerance) & (highest >= floor)
-            for limit, to_spend in enumerate(self.to_spend):
-                least = rows.spent[:, limit, None] + to_spend[layer][rows.state]
-                alive &= least <= self.at_most[limit]
-            room = upper
-            if self.mean is not None:
-                left = (self.at_most - rows.spent) @ self.mean.prices
-                room = left[:, None] + self.mean.ways[layer][rows.state]
-                alive &= room >= -self.mean.tolerance
-            if last is not None:
-                after = _after(rows.after[:, None], np.arange(alive.shape[1]) - last[layer])
-                alive &= (after <= 0) | (highest > floor)
-            # From here to the end rows stay in the order of their choices, so that a stable sort
-            # by score puts the smallest tuple first among equals.
-            parent, choice = np.nonzero(alive)
-            rows = self._step(rows, layer, parent, choice, last)
-            upper, room = upper[parent, choice], room[parent, choice]
-            kept = np.flatnonzero(_undominated(rows, upper, wanted))
-            if len(kept) > beam:
-                exact = False
-                # The promising, and those most sure to hold every limit in the end.
-                promising, sure = np.argsort(-np.stack([upper[kept], room[kept]]), kind="stable")
-                kept = kept[np.union1d(promising[: beam // 2], sure[: beam // 2])]
-            rows = rows.take(kept)
-            steps.append((parent[kept], choice[kept]))
-        return _retrace(steps, np.argsort(-rows.score, kind="stable")[:wanted]), exact
-
-    def _step(
-        self, rows: _Rows, layer: int, parent: IntArray, choice: IntArray, last: Arch | None
-    ) -> _Rows:
-        edge = (rows.state[parent], choice)
-        spent = rows.spent[parent]
-        for limit, edges in enumerate(self.spent):
-            spent[:, limit] += edges[layer][edge]
-        return _Rows(
-            state=self.trellis.onward[layer][edge],
-            score=rows.score[parent] + self.scores[layer][edge],
-            spent=spent,
-            after=rows.after[parent]
-            if last is None
-            else _after(rows.after[parent], choice - last[layer]),
-        )
+    for limit in limits:
+        reach = limit.cost.range()
+        if reach.low > limit.at_most:
+            raise NothingWithinBounds(
+                f"No network of the space has {limit}: it reaches from "
+                f"{_show_low(limit.name, reach.low)} to {_show(limit.name, reach.high)}. "
+                "Raise the bound."
+            )
+    for size in range(2, len(limits) + 1):
+        for together in itertools.combinations(limits, size):
+            best = lowest_within(together[0].cost, together[1:])
+            if best is None or best[0] > together[0].at_most:
+                raise NothingWithinBounds(_conflict(together))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """Partial architectures.
-
-    Attributes:
-        state: (n,) of the trellis.
-        score: (n,) so far, without what every architecture has.
-        spent: (n, limits) so far.
-        after: (n,) positive behind the last known architecture in the order of choices, 0 on it.
-    """
-
-    state: IntArray
-    score: FloatArray
-    spent: FloatArray
-    after: IntArray
-
-    def take(self, rows: IntArray) -> _Rows:
-        return _Rows(self.state[rows], self.score[rows], self.spent[rows], self.after[rows])
+def _conflict(limits: Sequence[Limit]) -> str:
+    """What each of limits that exclude each other could be, were it not for the others."""
+    instead = []
+    for limit in limits:
+        others = [other for other in limits if other is not limit]
+        best = lowest_within(limit.cost, others)
+        if best is not None:
+            instead.append(
+                f"with {' and '.join(map(str, others))} the lowest {_word(limit.name)} is "
+                f"{_show_low(limit.name, best[0])}"
+            )
+    return (
+        f"The bounds {' and '.join(map(str, limits))} exclude each other: {'; '.join(instead)}. "
+        "Raise one of them."
+    )
 
 
-def _after(so_far: IntArray, difference: IntArray) -> IntArray:
-    return np.where(so_far != 0, so_far, difference)
+_UNITS = {"_ms": format_ms, "_bytes": format_bytes}
 
 
-def _retrace(steps: Sequence[tuple[IntArray, IntArray]], rows: IntArray) -> list[Arch]:
-    archs = np.zeros((len(rows), len(steps)), np.intp)
-    for layer in reversed(range(len(steps))):
-        parent, choice = steps[layer]
-        archs[:, layer] = choice[rows]
-        rows = parent[rows]
-    return [tuple(arch) for arch in archs.tolist()]
+def _word(name: str) -> str:
+    for suffix in _UNITS:
+        name = name.removesuffix(suffix)
+    return name.replace("_", " ")
 
 
-def _undominated(rows: _Rows, upper: FloatArray, wanted: int) -> npt.NDArray[np.bool_]:
-    """Which partial architectures to keep: those with fewer than `wanted` known dominators.
+def _show(name: str, value: float) -> str:
+    for suffix, show in _UNITS.items():
+        if name.endswith(suffix):
+            return show(value)
+    return format_count(value)
 
-    One dominates another in the same state if it comes first by score (of equal scores, by
-    choices) and spends no more of anything. Looking at fewer dominators keeps more, and is safe.
-    """
-    n, limits = rows.spent.shape
-    keep = np.ones(n, np.bool_)
-    if n <= wanted:
-        return keep
-    order = np.argsort(-rows.score, kind="stable")
-    if limits > 1:
-        pool = np.argsort(-upper, kind="stable")[:_DOMINATORS]
-        rank = np.empty(n, np.intp)
-        rank[order] = np.arange(n)
-        for start in range(0, n, 4096):
-            some = slice(start, start + 4096)
-            dominates = rank[pool] < rank[some, None]
-            dominates &= rows.state[pool] == rows.state[some, None]
-            for limit in range(limits):
-                dominates &= rows.spent[pool, limit] <= rows.spent[some, limit, None]
-            keep[some] = dominates.sum(axis=1) < wanted
-        return keep
-    cost = rows.spent[order, 0] if limits else np.zeros(n)
-    # Per state, the lowest costs so far in a heap that has the highest of them on top (negated).
-    heaps: dict[int, list[float]] = {}
-    for row, state, spent in zip(
-        order.tolist(), rows.state[order].tolist(), cost.tolist(), strict=True
-    ):
-        heap = heaps.setdefault(state, [])
-        if len(heap) < wanted:
-            heapq.heappush(heap, -spent)
-        elif spent < -heap[0]:
-            heapq.heapreplace(heap, -spent)
-        else:
-            keep[row] = False
-    return keep
+
+def _show_low(name: str, value: float) -> str:
+    """Rounded up, so that the number shown is one that can be reached."""
+    if value <= 0:
+        return _show(name, value)
+    digits = 4 if name.endswith("_ms") else 3
+    step = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return _show(name, math.ceil(value / step - 1e-9) * step)
