@@ -78,7 +78,7 @@ class SupernetTrainer:
             supernet = space.supernet(self._path, task=task, deployment=deployment)
         if weights is not None:
             load_supernet(supernet, weights)
-        self.supernet: Supernet = supernet.to(self.device, memory_format=torch.channels_last)
+        self.supernet: Supernet = supernet.to(self.device).to(memory_format=torch.channels_last)
         self._optimizer = torch.optim.SGD(
             _decayed_apart(self.supernet, settings.weight_decay),
             lr=settings.weight_lr,
@@ -120,9 +120,7 @@ class SupernetTrainer:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def finite(
-    loss: Tensor, of: str, epoch: int, number: int, lever: str, settings: object
-) -> float:
+def finite(loss: Tensor, of: str, epoch: int, number: int, lever: str, settings: object) -> float:
     """The value of a loss; `TrainingDiverged`, naming the setting to lower, if it is not finite."""
     value = float(loss.detach())
     if not math.isfinite(value):
