@@ -45,14 +45,20 @@ def relax(
     room: Sequence[float],
     *,
     floor: float,
+    shares: bool = False,
 ) -> Relaxation:
     """The lowest bound on the score of what spends at most `room`.
+
+    With no scores and `shares` it is the most room, over all architectures, that a weighted mean
+    of the limits leaves, for the weights that leave the least: one limit in place of several, and
+    the tightest that they imply.
 
     Args:
         scores: For each layer, (states, choices); minus infinity forbids an edge.
         spent: For each limit and layer, (states, choices).
         room: For each limit, the most that may be spent.
         floor: No architecture scores less; a bound below it proves that there is none.
+        shares: The prices are weights that sum to 1, in spreads of their costs.
     """
     limits = len(spent)
     score_unit = _spread(scores)
@@ -61,7 +67,7 @@ def relax(
     size = _magnitude(scores) + abs(floor)
     sizes = np.array([_magnitude(edges) for edges in spent]) + np.abs(rooms)
     cuts: list[FloatArray] = []
-    prices = np.zeros(limits)
+    prices = np.full(limits, score_unit / limits) / units if shares else np.zeros(limits)
     best: Relaxation | None = None
     for _ in range(_ROUNDS):
         priced = [
@@ -78,7 +84,7 @@ def relax(
         arch = trellis.path(ways, "max")
         excess = np.array([trellis.total(edges, arch) for edges in spent]) - rooms
         cuts.append(np.append(excess / units, trellis.total(scores, arch) / score_unit))
-        lowest, normed = _lowest_point(np.array(cuts))
+        lowest, normed = _lowest_point(np.array(cuts), shares=shares)
         if best.bound / score_unit - lowest <= _GAP * (1 + abs(lowest)):
             break
         prices = normed * score_unit / units
@@ -86,7 +92,7 @@ def relax(
     return best
 
 
-def _lowest_point(cuts: FloatArray) -> tuple[float, FloatArray]:
+def _lowest_point(cuts: FloatArray, *, shares: bool) -> tuple[float, FloatArray]:
     """Lowest value and place of the highest of some planes; (cuts, limits + 1) slope and height."""
     from scipy.optimize import linprog
 
@@ -96,6 +102,8 @@ def _lowest_point(cuts: FloatArray) -> tuple[float, FloatArray]:
         np.append(np.zeros(limits), 1.0),
         A_ub=np.column_stack([-slopes, -np.ones(len(cuts))]),
         b_ub=-heights,
+        A_eq=[[1.0] * limits + [0.0]] if shares else None,
+        b_eq=[1.0] if shares else None,
         bounds=[(0.0, _HIGHEST_PRICE)] * limits + [(None, None)],
         method="highs",
     )

@@ -25,7 +25,7 @@ def expected_cost(cost: CompiledCost, probabilities: Sequence[Tensor]) -> Tensor
         raise ValueError("Only a cost that is a sum over terms has an expectation term by term")
     total = probabilities[0].new_zeros(())
     for decisions, table in cost.terms:
-        part = torch.as_tensor(table, dtype=total.dtype, device=total.device)
+        part = torch.tensor(table, dtype=total.dtype, device=total.device)
         for decision in decisions:
             part = torch.tensordot(probabilities[decision], part, dims=1)
         total = total + part

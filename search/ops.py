@@ -21,7 +21,7 @@ from nasdeploy.latency_tables.key import OpKey
 _BATCH_NORM_EPSILON = 1e-3
 
 
-class ConvBNReLU6(nn.Sequential):
+class ConvBNReLU6(nn.Module):
     """A convolution, its batch norm, and ReLU6 unless `activate` is off; padding keeps the size."""
 
     def __init__(
@@ -34,15 +34,16 @@ class ConvBNReLU6(nn.Sequential):
         *,
         activate: bool = True,
     ) -> None:
-        conv = nn.Conv2d(
+        super().__init__()
+        self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
         )
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        super().__init__(
-            conv,
-            nn.BatchNorm2d(out_channels, eps=_BATCH_NORM_EPSILON),
-            *([nn.ReLU6()] if activate else []),
-        )
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.norm = nn.BatchNorm2d(out_channels, eps=_BATCH_NORM_EPSILON)
+        self.act = nn.ReLU6() if activate else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.act(self.norm(self.conv(x))))
 
 
 class MBConv(nn.Module):

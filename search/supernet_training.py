@@ -78,7 +78,7 @@ class SupernetTrainer:
             supernet = space.supernet(self._path, task=task, deployment=deployment)
         if weights is not None:
             load_supernet(supernet, weights)
-        self.supernet: Supernet = supernet.to(self.device, memory_format=torch.channels_last)
+        self.supernet: Supernet = supernet.to(self.device).to(memory_format=torch.channels_last)
         self._optimizer = torch.optim.SGD(
             _decayed_apart(self.supernet, settings.weight_decay),
             lr=settings.weight_lr,

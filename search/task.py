@@ -47,7 +47,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """One class an image; what counts is ``accuracy``, the share of images whose top class is right.
+    """One class an image; what counts is ``accuracy``, the share of images whose top class is it.
 
     Args:
         label_smoothing: Share of each target spread over all classes (Szegedy et al., CVPR 2016,

@@ -9,7 +9,7 @@ all. The presets differ in numbers only.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from random import Random
@@ -186,17 +186,20 @@ class MobileSpace:
     ) -> Supernet:
         from torch import nn
 
+        from nasdeploy.search.alike import start_alike
         from nasdeploy.search.ops import op_module
         from nasdeploy.search.supernet import Choice, Supernet
 
         def choice(index: int, slot: _Slot) -> nn.Module:
             candidates = [op_module(key) if key else nn.Identity() for key in slot.keys]
+            start_alike(candidates)
             return Choice(index, candidates, mixing)
 
         body = self._assemble(deployment or self.deployment, task, choice)
         return Supernet(body, partial(self.build, task=task, deployment=deployment))
 
-    def _assemble(self, deployment: Deployment, task: Task, block: Any) -> nn.Module:
+    def _assemble(self, deployment: Deployment, task: Task, block: Callable[[int, _Slot], nn.Module]
+    ) -> nn.Module:
         from torch import nn
 
         from nasdeploy.search.ops import op_module

@@ -119,8 +119,7 @@ class BinaryGates:
             weights = alpha.detach().softmax(0).tolist()
             pair = [_draw(weights, rng)]
             if len(weights) > 1:
-                weights[pair[0]] = 0.0
-                pair.append(_draw(weights, rng))
+                pair.append(_draw(weights, rng, without=pair[0]))
                 chances = alpha.detach()[pair].softmax(0).tolist()
                 if _draw(chances, rng) == 1:
                     pair.reverse()
@@ -134,7 +133,7 @@ class BinaryGates:
             return active
         with torch.no_grad():
             inactive = candidates[pair[1]](*inputs)
-        return cast(Tensor, _Gated.apply(active, inactive, self._gates[decision]))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Gated.apply(active, inactive, self._gates[decision]))
 
     def gates_to_alphas(self) -> None:
         """Add to the gradients of alpha what the gates received, through the two's softmax.
@@ -263,11 +262,9 @@ class Proxyless:
         estimated = self.bounds.estimator().calibrated
         relative = expected_cost(estimated, self.gates.probabilities()) / bound
         weight = self.settings.latency_weight
-        return (
-            loss + weight * relative
-            if self.settings.latency_term == "add"
-            else loss * relative**weight
-        )
+        if self.settings.latency_term == "add":
+            return loss + weight * relative
+        return loss * relative**weight
 
     def _current(self, epoch: int, phase: str) -> Trial:
         best = self.candidates(1)
@@ -280,14 +277,15 @@ class Proxyless:
         estimated = self.bounds.estimator().calibrated
         with torch.no_grad():
             probabilities = self.gates.probabilities()
-            entropy = sum(float(-(p * p.log()).sum()) for p in probabilities)
+            logs = [alpha.log_softmax(0) for alpha in self.gates.alphas]
+            entropies = [float(-(log.exp() * log).sum()) for log in logs]
             expected = float(expected_cost(estimated, probabilities))
         metrics = {
             **scored,
             "latency_ms": estimated.of(arch),
             **{limit.name: limit.cost.of(arch) for limit in self.bounds.others},
             "expected_latency_ms": expected,
-            "entropy": entropy / len(probabilities),
+            "entropy": sum(entropies) / len(entropies),
         }
         return Trial(epoch, arch, metrics, phase=phase)
 
@@ -323,5 +321,7 @@ class Proxyless:
         self._progress = state["progress"]
 
 
-def _draw(weights: Sequence[float], rng: Random) -> int:
-    return rng.choices(range(len(weights)), weights)[0]
+def _draw(weights: Sequence[float], rng: Random, *, without: int | None = None) -> int:
+    # a softmax that has all but converged leaves zeros behind; a second path is drawn all the same
+    chances = [0.0 if i == without else max(w, 1e-12) for i, w in enumerate(weights)]
+    return rng.choices(range(len(chances)), chances)[0]
