@@ -226,6 +226,10 @@ class _Run:
         loss = self._pass(number)
         judged = self.average.model if self.average else self.model
         metrics = evaluate(judged, self.data.batches("valid", number), self.task)
+        if not all(math.isfinite(value) for value in metrics.values()):
+            raise _diverged(
+                f"The validation loss is not finite after epoch {number}", self.settings
+            )
         self.history.append(Epoch(number, loss, metrics))
         if self.best is self.history[-1]:
             self.best_weights = {
@@ -340,11 +344,16 @@ def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimiz
 def _require_finite(losses: Iterable[Tensor], epoch: int, settings: TrainSettings) -> None:
     bad = (~torch.stack(list(losses)).isfinite()).nonzero().flatten().tolist()
     if bad:
-        raise TrainingDiverged(
-            f"The training loss is not finite at step {bad[0] + 1} of epoch {epoch} "
-            f"(learning rate at most {settings.learning_rate:g}): lower the learning rate, "
-            "warm up longer, or clip the gradient; then run the same command again."
+        raise _diverged(
+            f"The training loss is not finite at step {bad[0] + 1} of epoch {epoch}", settings
         )
+
+
+def _diverged(what: str, settings: TrainSettings) -> TrainingDiverged:
+    return TrainingDiverged(
+        f"{what} (learning rate at most {settings.learning_rate:g}): lower the learning rate, "
+        "warm up longer, or clip the gradient; then run the same command again."
+    )
 
 
 def _device(name: str) -> torch.device:

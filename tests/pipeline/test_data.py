@@ -83,6 +83,15 @@ def test_the_halves_for_weights_and_architectures_are_disjoint_and_balanced(mini
     assert [torch.bincount(half.labels).tolist() for half in halves] == [[450] * 10] * 2
 
 
+def test_one_image_of_each_class_cannot_be_halved(tmp_path: Path) -> None:
+    two, labels = np.zeros((2, 8, 8), np.uint8), np.arange(2)
+    spec = archive(
+        tmp_path, x_train=two, y_train=labels, x_val=two, y_val=labels, x_test=two, y_test=labels
+    )
+    with pytest.raises(BadInput, match="a search halves them"):
+        next(load_data(spec).feed(batch_size=2, seed=0).batches("arch"))
+
+
 def test_order_and_augmentation_depend_on_seed_split_and_epoch_alone(mini: DataSet) -> None:
     def first(seed: int, split: str, epoch: int) -> torch.Tensor:
         feed = mini.feed(batch_size=8, seed=seed)

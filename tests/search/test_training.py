@@ -170,6 +170,16 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step() -> None:
     assert caught.value.exit_code == 8
 
 
+def test_a_validation_loss_that_is_not_finite_names_the_epoch() -> None:
+    class Poisoned(Beginning):
+        def batches(self, split: str, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for x, y in super().batches(split, epoch):
+                yield (x * float("inf") if (split, epoch) == ("valid", 2) else x), y
+
+    with pytest.raises(TrainingDiverged, match="validation loss is not finite after epoch 2"):
+        train(network(), Poisoned(images().feed), task=TASK, settings=QUICK)
+
+
 def test_too_great_a_learning_rate_diverges_and_is_named() -> None:
     settings = replace(QUICK, learning_rate=1e30, grad_clip=None)
     with pytest.raises(TrainingDiverged, match=r"1e\+30.*lower the learning rate"):
