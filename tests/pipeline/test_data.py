@@ -133,7 +133,7 @@ def test_the_validation_split_moves_with_the_seed_and_the_test_split_does_not() 
 def test_a_shift_moves_each_image_and_a_flip_mirrors_it() -> None:
     ramp = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(200, 3, 16, 16)
     moved = shifted(ramp, torch.Generator().manual_seed(0), flip=True)
-    # 16 / 16 = 1 pixel each way, mirrored or not: 3 x 3 x 2 different images, and no others
+    # 16 / 28 is 1 pixel each way, mirrored or not: 3 x 3 x 2 different images, and no others
     padded = torch.nn.functional.pad(ramp[:1], (1, 1, 1, 1))
     cuts = [padded[..., t : t + 16, u : u + 16] for t in range(3) for u in range(3)]
     expected = {cut.contiguous().numpy().tobytes() for cut in cuts}
