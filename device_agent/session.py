@@ -95,6 +95,8 @@ class SessionLog:
                         f"else: {difference}. Measure into another file, or delete this one."
                     )
                 self.conditions.append(entry["condition"])
+                if not self.rounds:
+                    self.failures.clear()  # nothing was measured without them: worth another try
             case "start":
                 self.starts = entry["start"]
                 self.version = entry["version"]
