@@ -56,6 +56,7 @@ def test_a_line_of_the_protocol_is_read(line: str) -> None:
         SAMPLE % ("[9999999999999999999]", "null"),
         SAMPLE % ("[1,2]", "[1]"),
         SAMPLE % ("7", "null"),
+        "[" * 100_000,
     ],
 )
 def test_any_other_line_is_refused_and_shown(line: str) -> None:

@@ -45,9 +45,7 @@ def test_the_second_says_who_holds_it(local: LocalDevice, holder: subprocess.Pop
     assert len(said) == 1 and str(holder.pid) in said[0]
 
 
-def test_a_holder_that_is_killed_lets_go(
-    local: LocalDevice, holder: subprocess.Popen[str]
-) -> None:
+def test_a_holder_that_is_killed_lets_go(local: LocalDevice, holder: subprocess.Popen[str]) -> None:
     with device_lock(local, timeout_s=30, on_wait=lambda text: holder.kill()):
         assert holder.wait() == -9
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -38,7 +37,9 @@ def test_a_command_that_says_no_is_a_result() -> None:
 
 def test_lines_arrive_as_they_are_printed() -> None:
     arrived: list[tuple[str, float]] = []
-    code = "import time\nfor i in 1, 2:\n print(i, flush=True); time.sleep(0.5)\nprint('end', end='')"
+    code = (
+        "import time\nfor i in 1, 2:\n print(i, flush=True); time.sleep(0.5)\nprint('end', end='')"
+    )
     run_process(
         python(code), timeout_s=10, on_line=lambda line: arrived.append((line, time.monotonic()))
     )
@@ -103,7 +104,7 @@ def test_a_program_that_is_not_there_is_named() -> None:
 
 
 def test_nothing_is_left_open() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         run_process(["true"], timeout_s=10)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
