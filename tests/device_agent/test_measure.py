@@ -77,9 +77,9 @@ def test_more_work_takes_longer(run: Measure) -> None:
 
 def test_a_network_s_time_is_with_the_call_and_an_operator_s_without(run: Measure) -> None:
     session = run("large")
-    empty = np.median(session.samples["empty"].wall_ms)
+    empty_ms = session.samples["empty"].wall_ms.min()
     whole = session.statistics("large", subtract_empty=False)
-    assert session.statistics("large").median_ms == pytest.approx(whole.median_ms - empty)
+    assert session.statistics("large").min_ms == pytest.approx(whole.min_ms - empty_ms)
 
 
 def test_measuring_lasts_as_long_as_was_asked(run: Measure, quick: MeasureConfig) -> None:
