@@ -23,6 +23,7 @@ from nasdeploy.errors import DeviceError, UsageError
 OnProgress = Callable[[int, int, float | None, str], None]
 
 _UNSTABLE_AFTER_ROUNDS = 40
+_SPARE = 1.1  # a few rounds too many cost less than another start for a few too few
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ class _Measuring:
         for_duration = 0
         short_s = config.min_duration_s - sum(r.duration_s for r in accepted)
         if accepted and short_s > 0:
-            for_duration = math.ceil(short_s / self._round_s(accepted))
+            for_duration = math.ceil(_SPARE * short_s / self._round_s(accepted))
         return max(for_samples, for_starts, for_duration, 0)
 
     def total(self) -> int:
@@ -205,7 +206,10 @@ class _Measuring:
             self._check_stability(before)
 
     def _rounds_of_next_start(self, needed: int) -> int:
-        """Even parts: so many starts as are asked for, and none much longer than is allowed."""
+        """Even parts: so many starts as are asked for, and none much longer than is allowed.
+
+        Rounds that will be rejected, going by those so far, are asked for at once.
+        """
         config, rounds = self._config, self._log.rounds
         most = config.rounds_per_start
         if rounds:
@@ -214,7 +218,8 @@ class _Measuring:
             config.min_starts - len({r.start for r in self._accepted()}),
             math.ceil(needed / most),
         )
-        return math.ceil(needed / starts)
+        share = max(0.5, len(self._accepted()) / len(rounds)) if rounds else 1.0
+        return math.ceil(needed / share / starts)
 
     def _start(self, models: Sequence[dict[str, str]], rounds: int) -> None:
         log, config = self._log, self._config
