@@ -210,16 +210,13 @@ class _Measuring:
 
         Rounds that will be rejected, going by those so far, are asked for at once.
         """
-        config, rounds = self._config, self._log.rounds
+        config, rounds, accepted = self._config, self._log.rounds, self._accepted()
         most = config.rounds_per_start
         if rounds:
             most = max(most, math.ceil(config.min_start_s / self._round_s(rounds)))
-        starts = max(
-            config.min_starts - len({r.start for r in self._accepted()}),
-            math.ceil(needed / most),
-        )
-        share = max(0.5, len(self._accepted()) / len(rounds)) if rounds else 1.0
-        return math.ceil(needed / share / starts)
+            needed = math.ceil(needed / max(0.1, len(accepted) / len(rounds)))
+        missing_starts = config.min_starts - len({r.start for r in accepted})
+        return math.ceil(needed / max(missing_starts, math.ceil(needed / most)))
 
     def _start(self, models: Sequence[dict[str, str]], rounds: int) -> None:
         log, config = self._log, self._config

