@@ -1,0 +1,118 @@
+"""The modules that networks are made of, and how to build each from its key alone.
+
+An operator is what is measured: a block at its shapes. `op_module` makes it from the text that a
+table knows it by, so that another process can export it without seeing the space.
+
+The blocks are those of ProxylessNAS (ICLR 2019, arXiv:1812.00332) and, before it, MobileNetV2
+(CVPR 2018, arXiv:1801.04381, figure 4d), with batch norm's epsilon of 1e-3 as in the published
+code. They are ordinary modules and run in channels_last where their input does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from torch import Tensor, nn
+
+from nasdeploy.errors import UnknownName
+from nasdeploy.latency_tables.key import OpKey
+
+_BATCH_NORM_EPSILON = 1e-3
+
+
+class ConvBNReLU6(nn.Module):
+    """A convolution, its batch norm, and ReLU6 unless `activate` is off; padding keeps the size."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        activate: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+        )
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.norm = nn.BatchNorm2d(out_channels, eps=_BATCH_NORM_EPSILON)
+        self.act = nn.ReLU6() if activate else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.act(self.norm(self.conv(x))))
+
+
+class MBConv(nn.Module):
+    """An inverted residual: widen by `expand`, filter each channel, project back.
+
+    With `expand` 1 there is nothing to widen and that convolution is left out. The input is added
+    exactly where the shape stays: stride 1 and as many channels out as in.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel: int, expand: int, stride: int
+    ) -> None:
+        super().__init__()
+        inner = in_channels * expand
+        self.residual = stride == 1 and in_channels == out_channels
+        self.expand = ConvBNReLU6(in_channels, inner, 1) if expand != 1 else None
+        self.depthwise = ConvBNReLU6(inner, inner, kernel, stride, groups=inner)
+        self.project = ConvBNReLU6(inner, out_channels, 1, activate=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else self.expand(x)
+        y = self.project(self.depthwise(y))
+        return x + y if self.residual else cast(Tensor, y)
+
+
+class Classifier(nn.Module):
+    """The mean over all positions, then one linear layer: (N, C, H, W) to (N, classes)."""
+
+    def __init__(self, in_channels: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.linear(x.mean((2, 3))))
+
+
+def _conv_bn_relu6(key: OpKey) -> nn.Module:
+    a = _integers(key)
+    return ConvBNReLU6(key.input_shapes[0][0], a["out"], a["kernel"], a["stride"])
+
+
+def _mbconv(key: OpKey) -> nn.Module:
+    a = _integers(key)
+    return MBConv(
+        key.input_shapes[0][0], a["out"], kernel=a["kernel"], expand=a["expand"], stride=a["stride"]
+    )
+
+
+def _classifier(key: OpKey) -> nn.Module:
+    return Classifier(key.input_shapes[0][0], _integers(key)["classes"])
+
+
+def _integers(key: OpKey) -> dict[str, int]:
+    return {name: int(value) for name, value in key.attributes}
+
+
+KINDS: dict[str, Callable[[OpKey], nn.Module]] = {
+    "classifier": _classifier,
+    "conv_bn_relu6": _conv_bn_relu6,
+    "mbconv": _mbconv,
+}
+
+
+def op_module(key: OpKey) -> nn.Module:
+    """The module behind a key, freshly initialised; `UnknownName` for a kind that is not ours."""
+    try:
+        make = KINDS[key.kind]
+    except KeyError:
+        raise UnknownName("operator", key.kind, KINDS) from None
+    return make(key)
