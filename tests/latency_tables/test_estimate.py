@@ -99,18 +99,41 @@ def test_a_population_one_network_and_the_compiled_cost_agree_to_the_last_bit(
     np.testing.assert_allclose(estimator.population(archs), expected, rtol=1e-12)
 
 
-def test_a_network_measured_by_a_search_counts_most_where_it_lies(cost: CompiledCost) -> None:
-    estimator = Estimator(cost, measured(cost, networks(cost, 8, seed=1), noise=0.0))
-    fast, slow = cost.range().lowest, cost.range().highest
-    corrected = estimator.with_anchor(fast, 1.04 * estimator(fast).ms)
-    near = corrected(fast).ms / estimator(fast).ms - 1
-    far = corrected(slow).ms / estimator(slow).ms - 1
-    assert 0.02 < near < 0.04
-    assert abs(far) < near / 2
+def spread_over_the_range(cost: CompiledCost) -> list[Arch]:
+    """Eight networks from the fastest to the slowest."""
+    reach, rng = cost.range(), np.random.default_rng(4)
+    fast, slow = np.array(reach.lowest), np.array(reach.highest)
+    mixed = [np.where(rng.random(len(fast)) < share, slow, fast) for share in np.linspace(0, 1, 8)]
+    return [tuple(arch) for arch in np.array(mixed).tolist()]
+
+
+def test_a_network_measured_by_a_search_moves_the_estimate_half_of_the_way(
+    cost: CompiledCost,
+) -> None:
+    estimator = Estimator(cost, measured(cost, spread_over_the_range(cost), noise=0.0))
+    reach = cost.range()
+    found = spread_over_the_range(cost)[2]
+    slower = 1.04 * estimator(found).ms
+    corrected = estimator.with_anchor(found, slower)
+    near = (corrected(found).ms / estimator(found).ms - 1) / 0.04
+    far = (corrected(reach.highest).ms / estimator(reach.highest).ms - 1) / 0.04
+    assert 0.4 < near < 0.6
+    assert abs(far) < near
     assert len(estimator.anchors) == 8, "the first estimator stays what it was"
     assert "9 networks (1 measured during the search)" in corrected.describe()
-    again = corrected.with_anchor(fast, 1.04 * estimator(fast).ms)
-    assert near < again(fast).ms / estimator(fast).ms - 1 < 0.04
+    again = corrected.with_anchor(found, slower)
+    assert near < (again(found).ms / estimator(found).ms - 1) / 0.04 < 1
+
+
+def test_where_the_table_has_no_anchors_the_estimate_follows_what_a_search_measured(
+    cost: CompiledCost,
+) -> None:
+    random_ones = networks(cost, 8, seed=1)
+    estimator = Estimator(cost, measured(cost, random_ones, noise=0.0))
+    fast = cost.range().lowest
+    assert cost.of(fast) < 0.5 * cost(random_ones).min()
+    corrected = estimator.with_anchor(fast, 1.04 * estimator(fast).ms)
+    assert 0.9 < (corrected(fast).ms / estimator(fast).ms - 1) / 0.04 <= 1
 
 
 def test_networks_that_take_alike_fit_no_offset(cost: CompiledCost) -> None:
