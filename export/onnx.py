@@ -117,8 +117,9 @@ def _quantised(proto: Any, rows: Sequence[tuple[Tensor, ...]], target: Target) -
             self.rows = iter(rows)
 
         def get_next(self) -> dict[str, Any] | None:
-            row = next(self.rows, None)
-            return row and {f"input_{i}": tensor.numpy() for i, tensor in enumerate(row)}
+            for row in self.rows:
+                return {f"input_{i}": tensor.numpy() for i, tensor in enumerate(row)}
+            return None
 
     arm = target == "arm64"
     with scratch_folder() as folder:
