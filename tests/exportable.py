@@ -1,4 +1,4 @@
-"""Modules to export, at the top of a module so that worker processes find them, and how to run files."""
+"""Modules to export, where worker processes find them too, and how to run the files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class SingularValues(nn.Module):
     """No runtime has this."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.svdvals(x)
+        y: Tensor = torch.linalg.svdvals(x)
+        return y
 
 
 class Kills(nn.Module):

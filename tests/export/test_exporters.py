@@ -173,7 +173,8 @@ def test_channels_last_weights_make_no_other_file(tmp_path: Path) -> None:
 
 
 def test_a_file_holds_no_paths_of_this_machine(tmp_path: Path) -> None:
-    artifact = export(exportable.Block(8, 8, 3, 3, 1), [(8, 6, 6)], tmp_path, "onnxruntime", "fp32", quantised_io=False)  # fmt: skip
+    block = exportable.Block(8, 8, 3, 3, 1)
+    artifact = export(block, [(8, 6, 6)], tmp_path, "onnxruntime", "fp32", quantised_io=False)
     assert b".py" not in artifact.path.read_bytes()
 
 
