@@ -160,6 +160,7 @@ def export_many(
         is kept, and the next call goes on from there.
     """
     check_request(precision, quantised_io)
+    _remove_abandoned(cache_dir)
     suffix = SUFFIX[runtime] if exporter(runtime) else ""
     first_key: dict[str, K] = {}
     graph_of: dict[K, str] = {}
@@ -256,6 +257,14 @@ def _exported(
         )
 
 
+def _remove_abandoned(cache_dir: Path) -> None:
+    """The work folders of processes that were killed."""
+    for folder in cache_dir.glob(".work-*"):
+        pid = int(folder.name.split("-")[1])
+        if not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _pickled(task: _Task, key: Hashable) -> bytes:
     try:
         return pickle.dumps(task)
@@ -268,12 +277,8 @@ def _pickled(task: _Task, key: Hashable) -> bytes:
 
 @contextlib.contextmanager
 def _work_folder(cache_dir: Path) -> Iterator[Path]:
-    """A folder beside the cache for files in the making; those of killed processes are removed."""
+    """A folder beside the cache for files in the making, on the same file system."""
     cache_dir.mkdir(parents=True, exist_ok=True)
-    for old in cache_dir.glob(".work-*"):
-        pid = int(old.name.split("-")[1])
-        if not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(old, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".work-{os.getpid()}-", dir=cache_dir))
     try:
         yield work
