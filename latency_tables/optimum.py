@@ -149,7 +149,7 @@ def _conflict(limits: Sequence[Limit]) -> str:
         best = lowest_within(limit.cost, others)
         if best is not None:
             instead.append(
-                f"with {' and '.join(map(str, others))} the lowest {_word(limit.name)} is "
+                f"with {' and '.join(map(str, others))}, {_word(limit.name)} is at least "
                 f"{_show_low(limit.name, best[0])}"
             )
     return (
