@@ -20,6 +20,9 @@ from nasdeploy.search.strategies import SupernetStrategy, make_strategy
 from nasdeploy.search.strategy import Trial
 from nasdeploy.search.task import Classification
 
+# what is promised bit by bit is promised on one thread
+torch.set_num_threads(1)
+
 SMALL: dict[str, Any] = {
     "input_shape": (1, 12, 12),
     "classes": 4,
@@ -27,7 +30,7 @@ SMALL: dict[str, Any] = {
     "first": 8,
     "stages": ((8, 2, 2), (16, 2, 2)),
     "features": 16,
-    "expansions": (1, 3),
+    "expansions": (2, 3),
 }
 QUICK: dict[str, dict[str, Any]] = {
     "evolution": {
@@ -85,7 +88,9 @@ class Blobs:
         images, targets = self._parts[split]
         offset = {"weights": 0, "arch": 1, "valid": 2}[split]
         generator = torch.Generator().manual_seed(1000 * self._seed + 3 * epoch + offset)
-        for index in torch.randperm(len(images), generator=generator).split(self._batch_size):
+        order = torch.randperm(len(images), generator=generator)
+        for start in range(0, len(order), self._batch_size):
+            index = order[start : start + self._batch_size]
             yield images[index], targets[index]
 
 

@@ -98,11 +98,12 @@ class BinaryGates:
 
     Attributes:
         alphas: (choices,) for each decision.
+        pairs: The candidates that were drawn for each, the active one first.
     """
 
     def __init__(self, choices: Sequence[int], device: torch.device) -> None:
         self.alphas = [nn.Parameter(torch.zeros(size, device=device)) for size in choices]
-        self._pairs: list[list[int]] = []
+        self.pairs: list[list[int]] = []
         self._gates: list[Tensor] = []
 
     def probabilities(self) -> list[Tensor]:
@@ -114,7 +115,7 @@ class BinaryGates:
 
     def draw(self, rng: Random) -> None:
         """Draw for each decision two candidates without replacement, the first of them active."""
-        self._pairs, self._gates = [], []
+        self.pairs, self._gates = [], []
         for alpha in self.alphas:
             weights = alpha.detach().softmax(0).tolist()
             pair = [_draw(weights, rng)]
@@ -123,11 +124,11 @@ class BinaryGates:
                 chances = alpha.detach()[pair].softmax(0).tolist()
                 if _draw(chances, rng) == 1:
                     pair.reverse()
-            self._pairs.append(pair)
+            self.pairs.append(pair)
             self._gates.append(alpha.new_tensor([1.0, 0.0]).requires_grad_())
 
     def __call__(self, decision: int, candidates: Sequence[nn.Module], *inputs: Tensor) -> Tensor:
-        pair = self._pairs[decision]
+        pair = self.pairs[decision]
         active = cast(Tensor, candidates[pair[0]](*inputs))
         if len(pair) == 1:
             return active
@@ -140,7 +141,7 @@ class BinaryGates:
 
         dL/dalpha_i = sum over the two j of dL/dg_j p_j (delta_ij - p_i); equation 4 with N = 2.
         """
-        for alpha, pair, gates in zip(self.alphas, self._pairs, self._gates, strict=True):
+        for alpha, pair, gates in zip(self.alphas, self.pairs, self._gates, strict=True):
             if gates.grad is None:
                 continue
             if alpha.grad is None:
@@ -151,7 +152,7 @@ class BinaryGates:
     @torch.no_grad()
     def rescale(self, before: Sequence[Tensor]) -> None:
         """Shift the two alphas of each decision so that the sum of their exponentials stays."""
-        for alpha, pair, old in zip(self.alphas, self._pairs, before, strict=True):
+        for alpha, pair, old in zip(self.alphas, self.pairs, before, strict=True):
             alpha[pair] += old[pair].logsumexp(0) - alpha[pair].logsumexp(0)
 
 
