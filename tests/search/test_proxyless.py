@@ -175,6 +175,15 @@ def test_an_overwhelming_weight_on_latency_ends_at_the_fastest_network(
     assert expected[-1] < expected[0]
 
 
+def test_the_excess_term_pushes_down_to_the_bound_and_no_further() -> None:
+    strategy = small_strategy("proxyless", share=0.3, latency_term="excess", latency_weight=1e3)
+    bound = bounds_of(small_space(), 0.3).latency_ms
+    assert bound is not None
+    expected = [trial.metrics["expected_latency_ms"] for trial in run_to_the_end(strategy)]
+    assert expected[0] > 1.1 * bound
+    assert expected[-1] == pytest.approx(bound, rel=0.05)
+
+
 def test_candidates_are_the_most_probable_within_the_bounds_by_brute_force() -> None:
     space = small_space(stages=((8, 2, 2),))
     strategy = small_strategy("proxyless", space, share=0.3)
