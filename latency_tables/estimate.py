@@ -5,10 +5,11 @@ measurements, runtimes fuse across blocks, and every run has a fixed cost. So th
 ``scale * sum + offset``, fitted on *anchors*, whole networks measured on the same device, by least
 squares on relative errors.
 
-A network that a search measured joins the fit as an anchor that counts `SEARCH_WEIGHT` times. It
-lies where the search is, and the networks that come next share most of its blocks and so most of
-its error, while the table's own anchors are spread over the whole space. The line therefore bends
-towards it where it lies, about half of the way for the first one, and hardly moves elsewhere.
+A network that a search measured joins the fit as an anchor that counts as much as all of the
+table's together. It lies where the search is, and the networks that come next share most of its
+blocks and so most of its error, while the table's anchors are elsewhere. The line bends towards it
+where it lies: by half of the way where the table has anchors of that speed, by nearly all of it
+where the search has gone further than they reach and the line was a guess.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from nasdeploy.latency_tables.elimination import Arch, FloatArray
 from nasdeploy.latency_tables.rows import Anchor
 from nasdeploy.latency_tables.table import LatencyTable
 
-SEARCH_WEIGHT = 4.0
 _LEAST_SPREAD = 1.05
 
 
@@ -170,7 +170,8 @@ class Estimator:
 
     @cached_property
     def _weights(self) -> FloatArray:
-        return np.array([SEARCH_WEIGHT if a.during_search else 1.0 for a in self.anchors])
+        of_table = sum(not anchor.during_search for anchor in self.anchors)
+        return np.array([max(1.0, of_table) if a.during_search else 1.0 for a in self.anchors])
 
     @cached_property
     def _lowest(self) -> float:

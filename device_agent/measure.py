@@ -1,0 +1,378 @@
+"""The measuring protocol: interleaved rounds, judged by a sentinel, in a journal that survives.
+
+docs/measuring.md says why it is like this.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from nasdeploy.device_agent.condition import read_condition
+from nasdeploy.device_agent.device import Device
+from nasdeploy.device_agent.job import Graph, Job, put_graphs, run_job
+from nasdeploy.device_agent.lock import device_lock
+from nasdeploy.device_agent.rounds import round_order, sentinel_reading_ms
+from nasdeploy.device_agent.runners.events import Bye, Event, Hello, Loaded, ModelFailed, Sample
+from nasdeploy.device_agent.runners.runner import Runner
+from nasdeploy.device_agent.session import Identity, Round, Session, SessionLog, finished_session
+from nasdeploy.durable import Journal
+from nasdeploy.errors import CommandFailed, DeviceError, UsageError
+
+OnProgress = Callable[[int, int, float | None, str], None]
+
+_UNSTABLE_AFTER_ROUNDS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureConfig:
+    """How to measure.
+
+    Attributes:
+        threads: The runtime's.
+        warmups: Runs of each graph after loading it; they don't count.
+        min_samples: Of each graph, at least.
+        repeats: Timed runs of each visit.
+        discard: Runs just before them, which warm the caches and don't count.
+        min_duration_s: Of all accepted rounds together, at least.
+        min_starts: The rounds come from at least so many process starts.
+        sentinel_visits: Of the sentinel and of the empty graph in each round.
+        sentinel_tolerance: How far a round's sentinel may be off its usual time.
+        max_rejected_share: Above it, after 40 rounds or more, the device is called unstable.
+        rounds_per_start: At most, unless the rounds are so short that starting takes longer.
+        min_start_s: What such a start is filled up to.
+        start_timeout_s: For one start; a device that hangs is found out by it.
+        lock_timeout_s: How long to wait for another process that measures on the device.
+    """
+
+    threads: int = 1
+    warmups: int = 10
+    min_samples: int = 50
+    repeats: int = 2
+    discard: int = 1
+    min_duration_s: float = 2.0
+    min_starts: int = 1
+    sentinel_visits: int = 3
+    sentinel_tolerance: float = 0.15
+    max_rejected_share: float = 0.9
+    rounds_per_start: int = 20
+    min_start_s: float = 5.0
+    start_timeout_s: float = 900.0
+    lock_timeout_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        positive = (
+            "threads", "min_samples", "repeats", "min_starts", "sentinel_visits",
+            "rounds_per_start", "sentinel_tolerance", "start_timeout_s",
+        )  # fmt: skip
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{name} must be more than 0, got {getattr(self, name)}.")
+        for name in ("warmups", "discard", "min_duration_s"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must be at least 0, got {getattr(self, name)}.")
+
+
+def measure(
+    device: Device,
+    runner: Runner,
+    graphs: Sequence[Graph],
+    *,
+    sentinel: Graph,
+    empty: Graph,
+    config: MeasureConfig,
+    journal: Journal,
+    seed: int,
+    name: str = "profile",
+    on_progress: OnProgress | None = None,
+) -> Session:
+    """Measure `graphs` until there are enough rounds in which the device was itself.
+
+    A round is on the disk as soon as it is complete. Called again with the same journal, whatever
+    ended the call before, it goes on behind the last complete round; a session that is complete is
+    returned as it is.
+
+    Args:
+        sentinel: One fixed operator of about 0.1 to 1 ms, by which rounds are judged.
+        empty: A graph that does nothing, whose time is what a call costs.
+        name: Of the session in the journal, which may hold several.
+        on_progress: Called after each round with accepted rounds, rounds needed, the seconds left
+            (None while unknown) and a text for the user.
+    Raises:
+        UsageError: The journal holds another session by this name.
+        DeviceError: Too many rounds were rejected, or another process holds the device; the
+            accepted rounds are kept.
+        CommandFailed: The runner broke down, or the sentinel or the empty graph does not run. Of
+            other graphs that don't, `Session.failures` knows.
+    """
+    everything = (sentinel, empty, *graphs)
+    identity = _identity(device, runner, everything, config, seed)
+    log = SessionLog(journal, name, identity)
+    report = on_progress or (lambda done, total, eta_s, text: None)
+    measuring = _Measuring(device, runner, everything, config, log, report, seed)
+    if measuring.rounds_needed() > 0:
+        with device_lock(
+            device,
+            timeout_s=config.lock_timeout_s,
+            on_wait=lambda text: report(0, measuring.total(), None, text),
+        ):
+            log.begin(identity, read_condition(device))
+            runner.prepare(device)
+            measuring.to_the_end()
+            log.end(read_condition(device))
+    return finished_session(log, identity, config.sentinel_tolerance)
+
+
+def _identity(
+    device: Device,
+    runner: Runner,
+    everything: Sequence[Graph],
+    config: MeasureConfig,
+    seed: int,
+) -> Identity:
+    ids = [graph.id for graph in everything]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise UsageError(f"Two graphs are called {twice[0]!r}; each needs a name of its own.")
+    for graph in everything:
+        if graph.path.suffix != runner.suffix:
+            raise UsageError(f"{runner.runtime} runs {runner.suffix} files, and not {graph.path}.")
+    return Identity(
+        device=device.name,
+        fingerprint=device.info().fingerprint,
+        runtime=runner.runtime,
+        threads=config.threads,
+        warmups=config.warmups,
+        repeats=config.repeats,
+        discard=config.discard,
+        sentinel_visits=config.sentinel_visits,
+        seed=seed,
+        sentinel=everything[0].id,
+        empty=everything[1].id,
+        graphs={graph.id: graph.sha256 for graph in everything},
+    )
+
+
+class _Measuring:
+    """A session being measured, start by start."""
+
+    def __init__(
+        self,
+        device: Device,
+        runner: Runner,
+        everything: Sequence[Graph],
+        config: MeasureConfig,
+        log: SessionLog,
+        report: OnProgress,
+        seed: int,
+    ) -> None:
+        self._device = device
+        self._runner = runner
+        self._everything = everything
+        self._config = config
+        self._log = log
+        self._report = report
+        self._seed = seed
+
+    def _accepted(self) -> list[Round]:
+        return self._log.accepted(self._config.sentinel_tolerance)
+
+    def rounds_needed(self) -> int:
+        """Accepted rounds that are still missing, as far as can be said now."""
+        config, accepted = self._config, self._accepted()
+        for_samples = math.ceil(config.min_samples / config.repeats) - len(accepted)
+        for_starts = config.min_starts - len({r.start for r in accepted})
+        for_duration = 0
+        short_s = config.min_duration_s - sum(r.duration_s for r in accepted)
+        if accepted and short_s > 0:
+            for_duration = math.ceil(short_s / self._round_s(accepted))
+        return max(for_samples, for_starts, for_duration, 0)
+
+    def total(self) -> int:
+        return len(self._accepted()) + self.rounds_needed()
+
+    def _round_s(self, rounds: Sequence[Round]) -> float:
+        return max(sum(r.duration_s for r in rounds) / len(rounds), 1e-6)
+
+    def to_the_end(self) -> None:
+        models = put_graphs(self._device, self._everything)
+        before = len(self._log.rounds)
+        while (needed := self.rounds_needed()) > 0:
+            self._start(models, self._rounds_of_next_start(needed))
+            self._check_stability(before)
+
+    def _rounds_of_next_start(self, needed: int) -> int:
+        """Even parts: so many starts as are asked for, and none much longer than is allowed."""
+        config, rounds = self._config, self._log.rounds
+        most = config.rounds_per_start
+        if rounds:
+            most = max(most, math.ceil(config.min_start_s / self._round_s(rounds)))
+        starts = max(
+            config.min_starts - len({r.start for r in self._accepted()}),
+            math.ceil(needed / most),
+        )
+        return math.ceil(needed / starts)
+
+    def _start(self, models: Sequence[dict[str, str]], rounds: int) -> None:
+        log, config = self._log, self._config
+        alive = [model for model in models if model["id"] not in log.failures]
+        sentinel, empty, *others = (model["id"] for model in alive)
+        first = log.rounds[-1].number + 1 if log.rounds else 0
+        orders = [
+            round_order(
+                others,
+                sentinel=sentinel,
+                empty=empty,
+                visits=config.sentinel_visits,
+                seed=self._seed,
+                number=number,
+            )
+            for number in range(first, first + rounds)
+        ]
+        job = Job(
+            threads=config.threads,
+            warmups=config.warmups,
+            rounds=orders,
+            repeats=config.repeats,
+            discard=config.discard,
+            first_round=first,
+        )
+        listener = _Listener([model["id"] for model in alive], job, log, self._on_round)
+        run_job(
+            self._device,
+            self._runner,
+            alive,
+            job,
+            timeout_s=config.start_timeout_s,
+            on_event=listener,
+            where=listener.where,
+        )
+
+    def _on_round(self, round_: Round) -> None:
+        tolerance = self._config.sentinel_tolerance
+        self._log.add(round_, tolerance)
+        reason = self._log.verdict(tolerance).reasons[-1]
+        accepted, needed = self._accepted(), self.rounds_needed()
+        share = len(accepted) / len(self._log.rounds)
+        eta_s = needed * self._round_s(self._log.rounds) / share if share else None
+        text = f"round {round_.number} is measured again: {reason}" if reason else "measuring"
+        self._report(len(accepted), len(accepted) + needed, eta_s, text)
+
+    def _check_stability(self, before: int) -> None:
+        config, log = self._config, self._log
+        reasons = log.verdict(config.sentinel_tolerance).reasons[before:]
+        rejected = [reason for reason in reasons if reason]
+        if len(reasons) < _UNSTABLE_AFTER_ROUNDS:
+            return
+        if len(rejected) > config.max_rejected_share * len(reasons):
+            raise DeviceError(
+                f"{self._device.name} does not run steadily: {len(rejected)} of {len(reasons)} "
+                f"rounds were rejected, the last since {rejected[-1]}. The "
+                f"{len(self._accepted())} accepted rounds are kept. Close what else runs on it or "
+                "let it cool, then run the same command with --resume."
+            )
+
+
+class _Listener:
+    """Puts a runner's lines together to rounds; a line out of its order is refused."""
+
+    def __init__(
+        self,
+        models: Sequence[str],
+        job: Job,
+        log: SessionLog,
+        on_round: Callable[[Round], None],
+    ) -> None:
+        self._models = models
+        self._job = job
+        self._log = log
+        self._on_round = on_round
+        self._load_ms: dict[str, float] = {}
+        self._expected = self._visits()
+        self._next = next(self._expected, None)
+        self._samples: dict[str, list[Sample]] = {}
+        self._round_began = time.monotonic()
+
+    def _visits(self) -> Iterator[tuple[int, str]]:
+        for number, order in enumerate(self._job.rounds, start=self._job.first_round):
+            for model in order:
+                if model not in self._log.failures:
+                    yield number, model
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Hello():
+                self._log.start(event)
+            case Loaded():
+                self._load_ms[event.model] = event.load_ms
+                self._round_began = time.monotonic()
+            case ModelFailed():
+                self._on_failure(event)
+            case Sample():
+                self._on_sample(event)
+            case Bye():
+                self._log.stop(event.peak_rss_bytes, self._load_ms)
+            case _:
+                raise CommandFailed(f"The runner sent {event}, which nobody asked for.")
+
+    def where(self) -> str:
+        if not self._log.starts:
+            return "while starting"
+        for model in self._models:
+            if model not in self._load_ms and model not in self._log.failures:
+                return f"while loading {model}"
+        return f"at {self._next[1]} in round {self._next[0]}" if self._next else "at its end"
+
+    def _on_failure(self, event: ModelFailed) -> None:
+        if event.model in self._models[:2]:
+            raise CommandFailed(
+                f"{event.model} does not run, and nothing can be measured without it: "
+                f"{event.message}"
+            )
+        if event.model not in self._models:
+            raise CommandFailed(f"The runner speaks of {event.model!r}, which it was not given.")
+        self._log.fail(event.model, event.message)
+        self._samples.pop(event.model, None)
+        if self._next and self._next[1] == event.model:
+            self._advance()
+
+    def _on_sample(self, sample: Sample) -> None:
+        if self._next != (sample.round, sample.model) or len(sample.wall_ns) != self._job.repeats:
+            raise CommandFailed(
+                f"The runner sent {len(sample.wall_ns)} samples of {sample.model} in round "
+                f"{sample.round} where {self._job.repeats} of {self._next} were due."
+            )
+        self._samples.setdefault(sample.model, []).append(sample)
+        self._advance()
+
+    def _advance(self) -> None:
+        assert self._next is not None
+        number = self._next[0]
+        self._next = next(self._expected, None)
+        if self._next is None or self._next[0] != number:
+            self._complete(number)
+
+    def _complete(self, number: int) -> None:
+        now = time.monotonic()
+        sentinel = self._samples[self._models[0]]
+        round_ = Round(
+            number=number,
+            start=self._log.starts,
+            duration_s=now - self._round_began,
+            sentinel_ms=sentinel_reading_ms([visit.wall_ns for visit in sentinel]),
+            samples={name: _joined(visits) for name, visits in self._samples.items()},
+        )
+        self._samples = {}
+        self._round_began = now
+        self._on_round(round_)
+
+
+def _joined(visits: Sequence[Sample]) -> dict[str, list[int] | None]:
+    """One list of times for all visits of a round."""
+    threads = [visit.thread_ns for visit in visits]
+    return {
+        "wall_ns": [ns for visit in visits for ns in visit.wall_ns],
+        "thread_ns": None if None in threads else [ns for times in threads for ns in times or ()],
+    }

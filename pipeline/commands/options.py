@@ -1,0 +1,67 @@
+"""Options that several commands take, written once so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nasdeploy.errors import UsageError
+from nasdeploy.pipeline.console import Format
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="A device, such as local.")]
+RuntimeOption = Annotated[
+    str | None, typer.Option("--runtime", help="executorch, litert or onnxruntime.")
+]
+PrecisionOption = Annotated[str | None, typer.Option("--precision", help="fp32 or int8.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Worker threads.")]
+SpaceOption = Annotated[
+    str | None, typer.Option("--space", help="A search space; `nasdeploy space list`.")
+]
+InputShapeOption = Annotated[
+    str | None, typer.Option("--input-shape", help="Channels, height, width: 3x96x96.")
+]
+ClassesOption = Annotated[int | None, typer.Option("--classes", help="Outputs of the head.")]
+WidthOption = Annotated[
+    float | None, typer.Option("--width", help="Width multiplier of the space's channels.")
+]
+TableOption = Annotated[
+    str | None, typer.Option("--table", help="A table's file, or a shipped one: pixel1.")
+]
+StatisticOption = Annotated[
+    str | None, typer.Option("--statistic", help="min, p10, median, p90 or p95.")
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="A data set's name, folder:PATH or FILE.npz.")
+]
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="A run's name or folder; the newest one without.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="One seed in, one result out.")]
+
+
+def parse_shape(text: str | None) -> list[int] | None:
+    """``"3x96x96"`` to [3, 96, 96]."""
+    if text is None:
+        return None
+    parts = text.lower().replace(",", "x").split("x")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise UsageError(
+            f"{text!r} is not an input shape: write channels x height x width, 3x96x96."
+        )
+    return [int(part) for part in parts]
+
+
+def space_values(
+    space: str | None, input_shape: str | None, classes: int | None, width: float | None
+) -> dict[str, object] | None:
+    """The `space` section of a configuration from its options; None where none was given."""
+    values = {
+        "name": space,
+        "input_shape": parse_shape(input_shape),
+        "classes": classes,
+        "width_mult": width,
+    }
+    given = {name: value for name, value in values.items() if value is not None}
+    return given or None

@@ -1,0 +1,175 @@
+"""``nasdeploy run`` and ``nasdeploy search``: from a bound to networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nasdeploy.pipeline.commands.options import (
+    ClassesOption,
+    DataOption,
+    DeviceOption,
+    FormatOption,
+    InputShapeOption,
+    PrecisionOption,
+    RuntimeOption,
+    SeedOption,
+    SpaceOption,
+    StatisticOption,
+    TableOption,
+    ThreadsOption,
+    WidthOption,
+    space_values,
+)
+from nasdeploy.pipeline.console import Console, Format, mapping_table
+
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="Of the run's folder below runs/.")
+]
+ReplayOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--measurements", help="Take recorded measurements of this file instead of measuring."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(search)
+    app.command()(run)
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="A run's configuration, YAML.")],
+    name: NameOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    latency: Annotated[
+        str | None, typer.Option("--latency", help="The bound: 100ms, 0.1s or 40%.")
+    ] = None,
+    measurements: ReplayOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Say that going on is meant; it always does.")
+    ] = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Profile, search, train, export, verify: all of it. The same command goes on after any stop.
+
+    \b
+    Examples:
+        nasdeploy run examples/quickstart.yaml
+        nasdeploy run examples/quickstart.yaml --latency 2ms --name two-ms
+    """
+    from nasdeploy.pipeline.config import make_config, read_config
+    from nasdeploy.pipeline.project import merged
+    from nasdeploy.pipeline.run_folder import RUNS, RunFolder
+
+    values = read_config(config).model_dump(exclude_unset=True)
+    over = {"name": name, "seed": seed, "device": device, "bounds": {"latency": latency}}
+    checked = make_config(merged(values, over), source=str(config))
+    console = Console(format)
+    folder = RunFolder(RUNS / (checked.name or config.stem))
+    if resume and not folder.manifest["stages"]:
+        console.log(f"{folder.path} is new: there is nothing to go on with.")
+    console.log(f"{folder.path}: {config}, seed {checked.seed}")
+
+    from nasdeploy.pipeline import flow
+
+    with flow.held(folder, checked):
+        summary = flow.run(flow.make_context(checked, console), folder, replayed=measurements)
+    console.result(summary.to_json(), summary.render)
+
+
+def search(
+    latency: Annotated[
+        str | None, typer.Option("--latency", help="The bound: 100ms, 0.1s or 40%.")
+    ] = None,
+    data: DataOption = None,
+    table: TableOption = None,
+    device: DeviceOption = None,
+    runtime: RuntimeOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
+    space: SpaceOption = None,
+    input_shape: InputShapeOption = None,
+    classes: ClassesOption = None,
+    width: WidthOption = None,
+    statistic: StatisticOption = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="proxyless, evolution or random.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Budget in steps.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="Budget in trials.")] = None,
+    wall: Annotated[float | None, typer.Option("--wall-s", help="Budget in seconds.")] = None,
+    max_params: Annotated[str | None, typer.Option("--max-params", help="Such as 3M.")] = None,
+    max_flops: Annotated[
+        str | None, typer.Option("--max-flops", help="Multiply-accumulates, such as 300M.")
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", help="Peak activations, such as 2MB.")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option("--max-size", help="Of the weights, such as 4MB.")
+    ] = None,
+    supernet: Annotated[
+        Path | None, typer.Option("--supernet", help="A trained supernet of an earlier run.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the strategy: NAME=VALUE.")
+    ] = None,
+    name: NameOption = None,
+    seed: SeedOption = None,
+    measurements: ReplayOption = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Find the best network within the bounds on a table, and measure it on the device.
+
+    \b
+    Examples:
+        nasdeploy search --latency 100ms
+        nasdeploy search --table pixel1 --latency 80ms --data fashion-mnist-mini
+        nasdeploy search --latency 40% --strategy evolution --supernet runs/quickstart/supernet.pt
+    """
+    import yaml
+
+    from nasdeploy.errors import UsageError
+    from nasdeploy.pipeline.project import config_from
+
+    chosen = {}
+    for setting in settings or ():
+        key, _, value = setting.partition("=")
+        if not value:
+            raise UsageError(f"--set takes NAME=VALUE, such as search_epochs=20; got {setting!r}.")
+        chosen[key] = yaml.safe_load(value)
+    bounds = {
+        "latency": latency, "statistic": statistic, "params": max_params, "flops": max_flops,
+        "memory": max_memory, "size": max_size,
+    }  # fmt: skip
+    config = config_from(
+        {
+            "name": name, "device": device, "runtime": runtime, "precision": precision,
+            "threads": threads, "data": data, "table": table, "seed": seed, "bounds": bounds,
+            "space": space_values(space, input_shape, classes, width),
+            "search": {
+                "strategy": strategy, "steps": steps, "trials": trials, "wall_s": wall,
+                "supernet": None if supernet is None else str(supernet),
+                "settings": chosen or None,
+            },
+        }
+    )  # fmt: skip
+    if not any(value is not None for key, value in config.bounds if key != "statistic"):
+        raise UsageError("A search needs a bound: --latency 100ms, --max-params 3M, ...")
+
+    from nasdeploy.pipeline import flow
+
+    console = Console(format)
+    config, folder, opened = flow.prepare_search(config, console, asked={
+        "runtime": runtime, "precision": precision, "threads": threads,
+    })  # fmt: skip
+    with flow.held(folder, config):
+        winner = flow.search_only(
+            flow.make_context(config, console), folder, opened, replayed=measurements
+        )
+    console.result(winner, lambda: mapping_table("The network", flow.winner_facts(winner)))

@@ -1,0 +1,171 @@
+"""What a run is asked to do: one YAML file, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from nasdeploy.durable import write_text
+from nasdeploy.errors import BadInput, UsageError
+from nasdeploy.units import parse_bytes, parse_count, parse_latency
+
+Runtime = Literal["executorch", "litert", "onnxruntime"]
+Precision = Literal["fp32", "int8"]
+Statistic = Literal["min", "p10", "median", "p90", "p95"]
+RUNTIMES: tuple[Runtime, ...] = ("executorch", "litert", "onnxruntime")
+
+
+def _latency(text: Any) -> str:
+    parse_latency(str(text))
+    return str(text)
+
+
+LatencyText = Annotated[str, BeforeValidator(_latency)]
+Count = Annotated[int, BeforeValidator(lambda v: v if isinstance(v, int) else parse_count(v))]
+Bytes = Annotated[int, BeforeValidator(lambda v: v if isinstance(v, int) else parse_bytes(v))]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BoundsConfig(_Section):
+    """What the network must hold; each is optional.
+
+    `latency` with its unit ("100ms"), or as a share of what the space can reach on the table
+    ("40%"). `statistic` is that of the latency: of the table's rows, of the candidates and of the
+    final file alike.
+    """
+
+    latency: LatencyText | None = None
+    statistic: Statistic = "median"
+    params: Count | None = Field(None, gt=0)
+    flops: Count | None = Field(None, gt=0)
+    memory: Bytes | None = Field(None, gt=0)
+    size: Bytes | None = Field(None, gt=0)
+
+
+class ProfileConfig(_Section):
+    """How operators are measured; docs/measuring.md explains each."""
+
+    min_samples: int = Field(50, ge=1)
+    min_duration_s: float = Field(10.0, ge=0)
+    anchors: int = Field(8, ge=0)
+    workers: int | None = Field(None, ge=1)
+
+
+class SearchConfig(_Section):
+    """Which strategy, with which settings, for how long, and how many candidates are measured."""
+
+    strategy: str = "proxyless"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    batch_size: int = Field(64, ge=2)
+    steps: int | None = Field(None, ge=1)
+    trials: int | None = Field(None, ge=1)
+    wall_s: float | None = Field(None, gt=0)
+    candidates: int = Field(8, ge=1)
+    supernet: str | None = None
+
+
+class TrainConfig(_Section):
+    """How the winner is trained; `settings` are those of the trainer (docs/data.md)."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    random_baselines: int = Field(0, ge=0)
+    workers: int | None = Field(None, ge=1)
+
+
+class ExportConfig(_Section):
+    """Files beside the one that was searched for, and what int8 may cost in accuracy."""
+
+    runtimes: tuple[Runtime, ...] = ()
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    calibration_images: int = Field(256, ge=1)
+    test_images: int = Field(2000, ge=1)
+    max_drop_points: float = Field(2.0, ge=0)
+
+
+class RunConfig(_Section):
+    """A whole run. Every field has a default but the bound and the data."""
+
+    name: str | None = None
+    device: str = "local"
+    runtime: Runtime = "litert"
+    precision: Precision = "int8"
+    threads: int = Field(1, ge=1)
+    space: str | dict[str, Any] = "mobile"
+    data: str
+    data_root: str | None = None
+    table: str | None = None
+    seed: int = Field(0, ge=0)
+    bounds: BoundsConfig = BoundsConfig()
+    profile: ProfileConfig = ProfileConfig()
+    search: SearchConfig = SearchConfig()
+    train: TrainConfig = TrainConfig()
+    export: ExportConfig = ExportConfig()
+
+    @property
+    def space_name(self) -> str:
+        return self.space if isinstance(self.space, str) else str(self.space.get("name", "mobile"))
+
+    @property
+    def space_parameters(self) -> dict[str, Any]:
+        if isinstance(self.space, str):
+            return {}
+        return {key: value for key, value in self.space.items() if key != "name"}
+
+
+def make_config(values: dict[str, Any], *, source: str) -> RunConfig:
+    """Check plain values; one line that names the first field that is wrong."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        known = ""
+        if first["type"] == "extra_forbidden":
+            known = f" Known there: {', '.join(_fields_at(first['loc'][:-1]))}."
+        message = re.sub(r"^Value error, ", "", first["msg"])
+        raise BadInput(f"{source}: {where}: {message}.{known}{more}") from None
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return sorted(model.model_fields)
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file of plain data, or `BadInput` that says where it breaks."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"There is no file {path}.") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder; a file is needed.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise BadInput(f"{path}{where}: this is not YAML that can be read safely.") from None
+
+
+def read_config(path: Path) -> RunConfig:
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: a run's configuration is a mapping, such as examples/*.yaml.")
+    return make_config(values, source=str(path))
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    values = config.model_dump(mode="json", exclude_none=True)
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -1,0 +1,133 @@
+"""What the user sees: results on stdout, the log and the progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import yaml
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PROGRESS_LINE_EVERY_S = 10.0
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    yaml = "yaml"
+
+
+Update = Callable[..., None]
+"""``update(done, total, text="")`` of a running progress."""
+
+
+class Console:
+    """One for a command; stages are handed it and never print on their own.
+
+    Args:
+        format: How `result` writes on stdout.
+        quiet: No log and no progress; errors are still printed.
+    """
+
+    def __init__(self, format: Format = Format.table, *, quiet: bool = False) -> None:
+        self.format = format
+        self.quiet = quiet
+        self._err = RichConsole(stderr=True, highlight=False)
+
+    def log(self, text: str) -> None:
+        if not self.quiet:
+            self._err.print(escape(text), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self._err.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+
+    def error(self, text: str) -> None:
+        self._err.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
+
+    def next(self, wrote: str, command: str) -> None:
+        """How every command ends: where it wrote, and the command that comes next."""
+        self.log(f"Wrote {wrote}")
+        self.log(f"Next: {command}")
+
+    @contextlib.contextmanager
+    def progress(self, label: str) -> Iterator[Update]:
+        """A bar with the time that is left; lines every ten seconds where there is no terminal."""
+        if self.quiet:
+            yield lambda done, total, text="": None
+        elif self._err.is_terminal:
+            with self._bar(label) as update:
+                yield update
+        else:
+            yield self._lines(label)
+
+    @contextlib.contextmanager
+    def _bar(self, label: str) -> Iterator[Update]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, console=self._err, transient=True) as bar:
+            task = bar.add_task(label, total=None, text="")
+
+            def update(done: float, total: float, text: str = "") -> None:
+                bar.update(task, completed=done, total=total, text=escape(text))
+
+            yield update
+
+    def _lines(self, label: str) -> Update:
+        start = last = time.monotonic()
+
+        def update(done: float, total: float, text: str = "") -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < PROGRESS_LINE_EVERY_S:
+                return
+            last = now
+            left = (now - start) / done * (total - done) if done else None
+            eta = f", {left:.0f} s left" if left is not None else ""
+            self.log(f"{label}: {done:g} of {total:g}{eta}{'  ' + text if text else ''}")
+
+        return update
+
+    def result(self, data: Any, render: Callable[[], Table | str] | None = None) -> None:
+        """Write the result of a command: `data` for programs, what `render` makes for people."""
+        if self.format is Format.json:
+            sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+        elif self.format is Format.yaml or render is None:
+            sys.stdout.write(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+        else:
+            out = RichConsole(highlight=False, width=None if sys.stdout.isatty() else 120)
+            out.print(render())
+        sys.stdout.flush()
+
+
+def rows_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: str = ""
+) -> Table:
+    """A table for people; `right` names the columns (by their first letters) that are numbers."""
+    table = Table(title=escape(title), title_justify="left")
+    for column in columns:
+        numeric = column in right.split("|")
+        table.add_column(escape(column), justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+    return table
+
+
+def mapping_table(title: str, values: Mapping[str, object]) -> Table:
+    """Two columns: a name and its value."""
+    table = Table(title=escape(title), title_justify="left", show_header=False)
+    for name, value in values.items():
+        table.add_row(escape(name), "unknown" if value is None else escape(str(value)))
+    return table

@@ -1,0 +1,109 @@
+"""From a table and a space to an estimator; from options to bounds.
+
+The one place where commands and stages meet the tables, so that "which table", "which deployment"
+and "which statistic" are answered the same way everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasdeploy.errors import UsageError
+from nasdeploy.latency_tables.estimate import Estimator, estimator_for
+from nasdeploy.latency_tables.optimum import Limit
+from nasdeploy.latency_tables.table import LatencyTable, find_table, read_table
+from nasdeploy.pipeline.config import BoundsConfig, RunConfig
+from nasdeploy.pipeline.project import newest_table
+from nasdeploy.search.space import Arch, SearchSpace
+from nasdeploy.search.spaces import make_space
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTable:
+    """A table and where it came from; `name` is how messages call it."""
+
+    name: str
+    path: Path
+    table: LatencyTable
+
+
+def open_table(name: str | None, *, device: str) -> OpenedTable:
+    """A table's file or a shipped one by its name; the newest of `device` without."""
+    path = find_table(name) if name is not None else newest_table(device)
+    return OpenedTable(name or str(path), path, read_table(path))
+
+
+def space_on_table(
+    wanted: Mapping[str, Any], opened: OpenedTable, *, statistic: str | None
+) -> tuple[SearchSpace, Estimator]:
+    """The space at the table's deployment, unless another is asked for, and its estimator.
+
+    Raises: `UsageError` if the table was made for several deployments of the space and none is
+        named, or lacks operators of the one that is.
+    """
+    name = str(wanted["name"])
+    measured = [config for config in opened.table.spaces if config.get("name") == name]
+    config = dict(wanted)
+    if len(wanted) == 1:
+        if len(measured) > 1:
+            shapes = sorted("x".join(map(str, c["input_shape"])) for c in measured)
+            raise UsageError(
+                f"{opened.name} holds {name} at {', '.join(shapes)}: say which with --input-shape."
+            )
+        if measured:
+            config = dict(measured[0])
+    space = make_space(config)
+    statistic = statistic or opened.table.default_statistic
+    return space, estimator_of(space, opened.table, statistic=statistic)
+
+
+def estimator_of(space: SearchSpace, table: LatencyTable, *, statistic: str) -> Estimator:
+    """The table's estimator for a space at its deployment, fitted on the anchors of just that."""
+    deployment = {name: value for name, value in space.config.items() if name != "name"}
+    return estimator_for(
+        table,
+        space.name,
+        deployment,
+        space.cost_terms(),
+        [len(decision.choices) for decision in space.decisions],
+        statistic=statistic,
+    )
+
+
+def named_arch(space: SearchSpace, arch: Arch) -> dict[str, str]:
+    """An architecture as a person reads it: decision and choice."""
+    return {
+        decision.label: decision.choices[choice]
+        for decision, choice in zip(space.decisions, arch, strict=True)
+    }
+
+
+def count_limits(space: SearchSpace, bounds: BoundsConfig, precision: str) -> tuple[Limit, ...]:
+    """The bounds that no measurement moves."""
+    asked: dict[str, int | None] = {
+        "params": bounds.params,
+        "macs": bounds.flops,
+        "memory_bytes": bounds.memory,
+        "size_bytes": bounds.size,
+    }
+    given = {name: limit for name, limit in asked.items() if limit is not None}
+    if not given:
+        return ()
+    from nasdeploy.search.counters import counted_cost
+
+    return tuple(
+        Limit(name, counted_cost(space, name, precision=precision), float(limit))
+        for name, limit in given.items()
+    )
+
+
+def statistic_of(config: RunConfig, table: LatencyTable) -> str:
+    """The bound's statistic; a published table may have no other than its own."""
+    wanted = config.bounds.statistic
+    return wanted if wanted in table.statistics else table.default_statistic
+
+
+EstimatorNow = Callable[[], Estimator]

@@ -1,0 +1,137 @@
+"""Measuring whole networks against a bound, each measurement on the disk before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from nasdeploy.device_agent.job import Graph
+from nasdeploy.device_agent.measure import MeasureConfig
+from nasdeploy.device_agent.statistics import Statistic
+from nasdeploy.device_agent.verify import measure_network
+from nasdeploy.durable import Journal, read_jsonl, sha256_file
+from nasdeploy.errors import BadInput
+from nasdeploy.pipeline.stages.context import Context
+from nasdeploy.pipeline.stages.files import measuring_update, probe_graphs
+
+STARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkLatency:
+    """What a network's file took on the device.
+
+    Attributes:
+        name: Of the network among the run's measurements.
+        file_sha256: Of what was measured.
+        ms: The bound's statistic, over all process starts; `low_ms` and `high_ms` its 95 % interval.
+        median_ms: Always beside it.
+    """
+
+    name: str
+    file_sha256: str
+    runtime: str
+    precision: str
+    threads: int
+    statistic: str
+    clock: str
+    ms: float
+    low_ms: float
+    high_ms: float
+    median_ms: float
+    n: int
+    starts: int
+    peak_rss_bytes: int | None
+
+    def within(self, bound_ms: float) -> bool:
+        """The whole interval lies within the bound."""
+        return self.high_ms <= bound_ms
+
+
+class Measurements:
+    """The measurements of a run: recorded ones are taken as they are, others are made.
+
+    A measurement is found again by its name and what it is of, so that a resumed run, or one that
+    replays another's measurements, goes the same way.
+
+    Args:
+        path: measurements.jsonl of the run; the raw rounds lie beside it.
+        replayed: Measurements of another run, to be used instead of measuring.
+    """
+
+    def __init__(self, path: Path, replayed: Path | None = None) -> None:
+        self.journal = Journal(path)
+        self.rounds = path.with_name("rounds.jsonl")
+        if replayed is not None and not replayed.is_file():
+            raise BadInput(f"There are no measurements in {replayed}.")
+        self._replayed = read_jsonl(replayed) if replayed else []
+
+    def recorded(self, name: str, wanted: Mapping[str, Any]) -> NetworkLatency | None:
+        """What is known already; a replayed measurement becomes one of this run."""
+        for entries in (self.journal.entries, self._replayed):
+            for entry in entries:
+                if entry["name"] == name and all(entry[k] == v for k, v in wanted.items()):
+                    if entries is self._replayed:
+                        self.journal.append(entry)
+                    return NetworkLatency(**entry)
+        return None
+
+    def measure(
+        self,
+        context: Context,
+        name: str,
+        path: Path,
+        *,
+        statistic: str,
+        config: MeasureConfig,
+        label: str,
+    ) -> NetworkLatency:
+        """The latency of the file at `path`, measured in three process starts unless it is known.
+
+        A replayed measurement is found by name, runtime and precision: exporting the same network
+        twice need not give the same bytes.
+        """
+        wanted = {
+            "runtime": context.config.runtime,
+            "precision": context.config.precision,
+            "threads": config.threads,
+            "statistic": statistic,
+        }
+        if (known := self.recorded(name, wanted)) is not None:
+            return known
+        graph = Graph(name, path)
+        sentinel, empty = probe_graphs(context)
+        with context.console.progress(label) as update:
+            measured = measure_network(
+                context.device,
+                context.runner,
+                graph,
+                sentinel=sentinel,
+                empty=empty,
+                config=config,
+                journal=Journal(self.rounds),
+                seed=context.config.seed,
+                starts=STARTS,
+                name=f"{name} {context.runner.runtime} {graph.sha256[:12]}",
+                on_progress=measuring_update(update),
+            )
+        statistics = measured.statistics(cast(Statistic, statistic))
+        if statistics.ci95_ms is None:
+            raise BadInput(f"Too few rounds of {name} for an interval: raise min_samples.")
+        latency = NetworkLatency(
+            name=name,
+            file_sha256=sha256_file(path),
+            **wanted,  # type: ignore[arg-type]
+            clock="wall",
+            ms=statistics.value(cast(Statistic, statistic)),
+            low_ms=statistics.ci95_ms[0],
+            high_ms=statistics.ci95_ms[1],
+            median_ms=statistics.median_ms,
+            n=statistics.n,
+            starts=measured.session.starts,
+            peak_rss_bytes=measured.session.peak_rss_bytes,
+        )
+        self.journal.append(asdict(latency))
+        return latency

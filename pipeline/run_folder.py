@@ -1,0 +1,152 @@
+"""A run's folder: each stage writes its output whole, and is skipped while its inputs are the same.
+
+``runs/NAME/`` holds config.yaml, manifest.json, history.jsonl, measurements.jsonl, checkpoints/,
+pareto.csv, winner/ and report.html. The manifest records, for each stage, a digest of everything
+that went in; a stage whose digest is unchanged and whose files are there is not run again, so that
+running the same command once more continues after any kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nasdeploy
+from nasdeploy.durable import sha256_file, write_json
+from nasdeploy.errors import BadInput, UsageError
+
+RUNS = Path("runs")
+
+
+def digest(values: Any) -> str:
+    """A short hash of plain data, independent of the order of keys."""
+    text = json.dumps(values, sort_keys=True, default=str, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunFolder:
+    """One run on the disk.
+
+    Attributes:
+        path: The folder; it is made where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self.manifest = self._read_manifest()
+
+    config_path = property(lambda self: self.path / "config.yaml")
+    history_path = property(lambda self: self.path / "history.jsonl")
+    measurements_path = property(lambda self: self.path / "measurements.jsonl")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    winner = property(lambda self: self.path / "winner")
+
+    def _read_manifest(self) -> dict[str, Any]:
+        file = self.path / "manifest.json"
+        if not file.exists():
+            return {"created": now(), "nasdeploy": nasdeploy.__version__, "stages": {}}
+        try:
+            manifest = json.loads(file.read_text())
+            return {**manifest, "stages": dict(manifest["stages"])}
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(
+                f"{file} is damaged. Move {self.path} away, or remove that file to run every "
+                "stage again (measurements and checkpoints are kept)."
+            ) from None
+
+    def save(self, **values: Any) -> None:
+        self.manifest.update(values)
+        write_json(self.path / "manifest.json", self.manifest)
+
+    def outputs_of(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage recorded, if all its files are still as it wrote them."""
+        record = self.manifest["stages"].get(stage)
+        if record is None:
+            return None
+        for name, sha256 in record["files"].items():
+            file = self.path / name
+            if not file.is_file() or sha256_file(file) != sha256:
+                return None
+        return dict(record["outputs"])
+
+    def is_done(self, stage: str, inputs: Mapping[str, Any]) -> bool:
+        record = self.manifest["stages"].get(stage)
+        return (
+            record is not None
+            and record["inputs"] == digest(inputs)
+            and self.outputs_of(stage) is not None
+        )
+
+    def finish(
+        self, stage: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any], *files: Path
+    ) -> None:
+        """Record that `stage` is done, with the hashes of the files that it wrote."""
+        self.manifest["stages"][stage] = {
+            "inputs": digest(inputs),
+            "finished": now(),
+            "outputs": dict(outputs),
+            "files": {str(f.relative_to(self.path)): sha256_file(f) for f in files},
+        }
+        self.save()
+
+    @contextlib.contextmanager
+    def only_me(self) -> Iterator[None]:
+        """Hold the folder: two processes that write one run would each undo the other's work."""
+        with (self.path / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise UsageError(
+                    f"{self.path} is in use by process {lock.read().strip() or 'unknown'}. "
+                    "Wait for it, or give this run another --name."
+                ) from None
+            lock.seek(0)
+            lock.truncate()
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+
+def newest_run(runs: Path = RUNS) -> Path:
+    """The run that was written last; what a bare `train`, `export` or `verify` goes on with."""
+    manifests = sorted(runs.glob("*/manifest.json"), key=lambda file: file.stat().st_mtime)
+    if not manifests:
+        raise UsageError(
+            f"There is no run in {runs}/. Start one: nasdeploy search --latency 100ms --data ..."
+        )
+    return manifests[-1].parent
+
+
+def find_run(name: str | None, runs: Path = RUNS) -> Path:
+    """A run by its name or path; the newest one without."""
+    if name is None:
+        return newest_run(runs)
+    for path in (Path(name), runs / name):
+        if (path / "manifest.json").exists():
+            return path
+    known = sorted(file.parent.name for file in runs.glob("*/manifest.json"))
+    raise UsageError(f"There is no run {name!r}. Known: {', '.join(known) or 'none'}.")
+
+
+def git_revision() -> str | None:
+    """The revision of the user's own repository, if the working folder lies in one."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+        return done.stdout.strip()
+    return None

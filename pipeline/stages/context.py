@@ -1,0 +1,43 @@
+"""What every stage is handed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nasdeploy.device_agent.device import Device, DeviceInfo
+from nasdeploy.device_agent.runners.runner import Runner, open_runner
+from nasdeploy.pipeline.config import Precision, RunConfig, Runtime
+from nasdeploy.pipeline.console import Console
+from nasdeploy.pipeline.project import cache_dir
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run's configuration, its device, and where to write to.
+
+    Attributes:
+        resume: Go on from what an earlier call left; without it a journal that is in the way is
+            an error, so that nobody overwrites hours of measuring by a repeated command.
+    """
+
+    config: RunConfig
+    device: Device
+    console: Console
+    cache: Path = field(default_factory=cache_dir)
+    resume: bool = True
+
+    @property
+    def runner(self) -> Runner:
+        return open_runner(self.config.runtime)
+
+    @property
+    def info(self) -> DeviceInfo:
+        return self.device.info()
+
+    def of_file(self, runtime: Runtime, precision: Precision) -> Context:
+        """The same run, for a file of another runtime or precision than was searched for."""
+        return replace(
+            self,
+            config=self.config.model_copy(update={"runtime": runtime, "precision": precision}),
+        )

@@ -1,0 +1,194 @@
+"""Export the trained winner, and hold every file against the model that it came from.
+
+Each file is run on this machine, by the same runner that measures, on test images: what is compared
+is what the file computes, not what the converter believes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from nasdeploy.device_agent.devices import open_device
+from nasdeploy.device_agent.outputs import run_outputs
+from nasdeploy.device_agent.runners.runner import open_runner
+from nasdeploy.durable import write_json
+from nasdeploy.errors import ExportError, ParityError
+from nasdeploy.export.artifact import Artifact, Calibration
+from nasdeploy.export.exporters import SUFFIX, exporter
+from nasdeploy.export.parity import Parity, check, compare, to_layout
+from nasdeploy.export.sidecar import write_sidecar
+from nasdeploy.pipeline.config import Precision
+from nasdeploy.pipeline.data import DataSet
+from nasdeploy.pipeline.run_folder import RunFolder
+from nasdeploy.pipeline.stages.context import Context
+from nasdeploy.pipeline.stages.train import trained_network
+from nasdeploy.search.space import Deployment
+from nasdeploy.search.spaces import make_space
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_REFERENCE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model and what it says about the test images, once for all files."""
+
+    model: nn.Module
+    images: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    calibration: Calibration
+
+
+def wanted_files(context: Context) -> list[tuple[str, Precision]]:
+    """(runtime, precision) of every file; the one that was searched for comes first."""
+    config = context.config
+    chosen: tuple[str, Precision] = (config.runtime, config.precision)
+    runtimes = dict.fromkeys((config.runtime, *config.export.runtimes))
+    precisions = dict.fromkeys((config.precision, *config.export.precisions))
+    others = [(r, p) for r in runtimes for p in precisions if (r, p) != chosen]
+    return [chosen, *others]
+
+
+def export_winner(
+    context: Context,
+    folder: RunFolder,
+    data: DataSet,
+    winner: Mapping[str, Any],
+    *,
+    required: Sequence[tuple[str, Precision]],
+) -> list[dict[str, Any]]:
+    """Write every wanted file with its sidecar, and parity.json; returns its entries.
+
+    Args:
+        required: Files whose parity must hold; what others lose is recorded and shown.
+    Raises: `ParityError` for a required file, after all of them are written; `ExportError` for one
+        that cannot be expressed.
+    """
+    config, console = context.config, context.console
+    wanted = wanted_files(context)
+    inputs = {
+        "weights": folder.outputs_of("train"),
+        "files": wanted,
+        "required": list(required),
+        "export": config.export.model_dump(),
+        "target": context.info.target,
+        "seed": config.seed,
+    }
+    done = folder.outputs_of("export")
+    if done is not None and folder.is_done("export", inputs):
+        console.log("export: done already, its inputs are unchanged")
+        return cast(list[dict[str, Any]], done["files"])
+    reference = _reference(context, folder, data, winner)
+    entries, paths = [], []
+    failed: ParityError | None = None
+    with console.progress("Exporting the winner") as update:
+        for number, (runtime, precision) in enumerate(wanted):
+            update(number, len(wanted), f"{runtime} {precision}")
+            artifact = _export_one(context, folder, reference, runtime, precision)
+            parity = _parity(artifact, reference)
+            holds = True
+            try:
+                check(parity, precision=precision, max_drop_points=config.export.max_drop_points)
+            except ParityError as error:
+                holds = False
+                if (runtime, precision) in required:
+                    failed = failed or error
+                else:
+                    console.warn(f"{artifact.path.name}: {error}")
+            entry = {**artifact.to_json(), "parity": parity.to_json(), "holds": holds}
+            entries.append(entry)
+            paths += [artifact.path, _sidecar(artifact, data, winner, entry)]
+    parity_path = folder.winner / "parity.json"
+    write_json(parity_path, entries)
+    if failed is not None:
+        raise failed
+    folder.finish("export", inputs, {"files": entries}, parity_path, *paths)
+    return entries
+
+
+def ship_deployment(winner: Mapping[str, Any], data: DataSet) -> Deployment:
+    """The shape that was searched for, with the classes that the data have."""
+    space = make_space(winner["space"])
+    return Deployment(space.deployment.input_shape, len(data.classes))
+
+
+def _reference(
+    context: Context, folder: RunFolder, data: DataSet, winner: Mapping[str, Any]
+) -> Reference:
+    import torch
+
+    config = context.config
+    deployment = ship_deployment(winner, data)
+    shipped = data.converted(deployment.input_shape)
+    space = make_space(winner["space"])
+    model = trained_network(space, tuple(winner["arch"]), deployment, folder.winner / "weights.pt")
+    images, labels, logits = [], [], []
+    count = 0
+    with torch.no_grad():
+        for x, y in shipped.feed(batch_size=_REFERENCE_BATCH, seed=config.seed).batches("test"):
+            x, y = (t[: config.export.test_images - count] for t in (x, y))
+            images.append(x.contiguous().numpy())
+            labels.append(y.numpy())
+            logits.append(model(x).numpy())
+            count += len(x)
+            if count >= config.export.test_images:
+                break
+    calibration = shipped.calibration(config.export.calibration_images, seed=config.seed)
+    return Reference(
+        model, np.concatenate(images), np.concatenate(labels), np.concatenate(logits), calibration
+    )
+
+
+def _export_one(
+    context: Context, folder: RunFolder, reference: Reference, runtime: str, precision: Precision
+) -> Artifact:
+    import torch
+
+    path = folder.winner / f"winner-{runtime}-{precision}{SUFFIX[runtime]}"
+    example: torch.Tensor = torch.from_numpy(reference.images[:1])
+    return exporter(runtime)(
+        reference.model,
+        (example,),
+        path,
+        precision=precision,
+        target=context.info.target,
+        calibration=reference.calibration if precision == "int8" else None,
+    )
+
+
+def _parity(artifact: Artifact, reference: Reference) -> Parity:
+    """Run the file on this machine; what a device computes is checked where it is verified."""
+    images = to_layout(reference.images, artifact.inputs[0])
+    device = open_device("local")
+    if artifact.target != device.info().target:
+        raise ExportError(
+            f"{artifact.path.name} is made for {artifact.target} and cannot be run here, on "
+            f"{device.info().target}, to hold it against the model."
+        )
+    outputs = run_outputs(device, open_runner(artifact.runtime), artifact.path, [images])
+    return compare(reference.logits, outputs[0], reference.labels)
+
+
+def _sidecar(
+    artifact: Artifact, data: DataSet, winner: Mapping[str, Any], entry: Mapping[str, Any]
+) -> Any:
+    space = make_space(winner["space"])
+    shipped = data.converted(space.deployment.input_shape)
+    return write_sidecar(
+        artifact,
+        labels=data.classes,
+        mean=shipped.normalisation.mean,
+        std=shipped.normalisation.std,
+        arch=winner["arch"],
+        space=winner["space"],
+        extra={"parity": entry["parity"], "choices": winner["choices"]},
+    )

@@ -1,0 +1,313 @@
+"""Search a space for the best network within the bounds, then ask the device about the best.
+
+The strategy proposes on estimates. What it proposes is exported untrained, since latency hardly
+depends on weights, and measured; a candidate that misses the bound becomes an anchor, which
+corrects the estimate, and the strategy is asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nasdeploy.durable import sha256_file, write_json
+from nasdeploy.errors import BoundNotMet, NothingWithinBounds, UsageError
+from nasdeploy.latency_tables.estimate import Estimator
+from nasdeploy.latency_tables.optimum import check_limits
+from nasdeploy.pipeline.data import DataSet
+from nasdeploy.pipeline.estimating import (
+    OpenedTable,
+    count_limits,
+    estimator_of,
+    named_arch,
+    statistic_of,
+)
+from nasdeploy.pipeline.measuring import Measurements, NetworkLatency
+from nasdeploy.pipeline.run_folder import RunFolder
+from nasdeploy.pipeline.stages.context import Context
+from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
+from nasdeploy.pipeline.stages.profile import measure_config
+from nasdeploy.search import checkpoint as checkpoints
+from nasdeploy.search.loop import Budget, Progress, drive
+from nasdeploy.search.objective import Bounds
+from nasdeploy.search.pareto import write_pareto_csv
+from nasdeploy.search.space import Arch, Deployment, SearchSpace, size_of
+from nasdeploy.search.strategies import SupernetStrategy, make_strategy
+from nasdeploy.search.task import Classification
+from nasdeploy.units import format_ms, parse_latency
+
+MEASURABLE = ("measured", "emulated", "simulated")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched, for what: everything that a search depends on.
+
+    Attributes:
+        train: Shape and classes that the supernet and the winner are trained at.
+        statistic: Of every latency in this run.
+        bound_ms: The latency bound, a share already resolved; None without one.
+    """
+
+    space: SearchSpace
+    data: DataSet
+    table: OpenedTable
+    estimator: Estimator
+    train: Deployment
+    statistic: str
+    bound_ms: float | None
+    inputs: Mapping[str, Any]
+
+
+def pose(context: Context, space: SearchSpace, data: DataSet, table: OpenedTable) -> Problem:
+    """Put the parts of a search together, and refuse at once what cannot be met."""
+    config = context.config
+    statistic = statistic_of(config, table.table)
+    if statistic != config.bounds.statistic:
+        context.console.warn(
+            f"{table.name} has no {config.bounds.statistic}, only {statistic}: "
+            f"the bound is one on the {statistic}."
+        )
+    estimator = estimator_of(space, table.table, statistic=statistic)
+    bound_ms = None
+    if config.bounds.latency is not None:
+        reach = estimator.range()
+        bound_ms = parse_latency(config.bounds.latency).resolve_ms(reach.low, reach.high)
+    channels = space.deployment.input_shape[0]
+    shape = (channels, *data.input_shape[1:])
+    problem = Problem(
+        space=space,
+        data=data.converted(shape),
+        table=table,
+        estimator=estimator,
+        train=Deployment(shape, len(data.classes)),
+        statistic=statistic,
+        bound_ms=bound_ms,
+        inputs={
+            "space": dict(space.config),
+            "data": data.sha256,
+            "table": sha256_file(table.path),
+            "bounds": config.bounds.model_dump(),
+            "search": config.search.model_dump(),
+            "seed": config.seed,
+            "runtime": config.runtime,
+            "precision": config.precision,
+            "threads": config.threads,
+        },
+    )
+    check_limits(bounds_of(context, problem, [estimator]).limits())
+    return problem
+
+
+def bounds_of(context: Context, problem: Problem, live: list[Estimator]) -> Bounds:
+    """The bounds on whatever the last of `live` estimates."""
+    config = context.config
+    others = count_limits(problem.space, config.bounds, config.precision)
+    return Bounds(lambda: live[-1], problem.bound_ms, others)
+
+
+def search(
+    context: Context, folder: RunFolder, problem: Problem, measurements: Measurements
+) -> dict[str, Any]:
+    """Run the strategy and pick the winner; what is returned is what winner/arch.json holds."""
+    done = folder.outputs_of("search")
+    if done is not None and folder.is_done("search", problem.inputs):
+        context.console.log("search: done already, its inputs are unchanged")
+        return done
+    live = [problem.estimator]
+    _announce(context, problem)
+    strategy = _strategy(context, problem, live)
+    _drive(context, folder, problem, strategy)
+    winner = _winner(context, folder, problem, strategy, live, measurements)
+    path = folder.winner / "arch.json"
+    write_json(path, winner)
+    folder.finish("search", problem.inputs, winner, path, folder.path / "pareto.csv")
+    return winner
+
+
+def _announce(context: Context, problem: Problem) -> None:
+    reach = problem.estimator.range()
+    bound = "none" if problem.bound_ms is None else format_ms(problem.bound_ms)
+    asked = context.config.bounds.latency
+    context.console.log(
+        f"Searching {problem.space.name} ({size_of(problem.space):.3g} architectures, "
+        f"{format_ms(reach.low)} to {format_ms(reach.high)}) on {problem.table.name}: "
+        f"{problem.statistic}, {problem.estimator.describe()}. Bound: {bound}"
+        f"{f' ({asked})' if asked and asked.endswith('%') else ''}. Data: {problem.data.name}, "
+        f"trained at {'x'.join(map(str, problem.train.input_shape))}."
+    )
+    for note in problem.data.notes:
+        context.console.log(note)
+
+
+def _supernet_identity(problem: Problem) -> dict[str, Any]:
+    """What a trained supernet is of: nothing of the bound or the table."""
+    layout = {k: v for k, v in problem.space.config.items() if k not in ("input_shape", "classes")}
+    return {
+        "space": layout,
+        "train_shape": list(problem.train.input_shape),
+        "classes": problem.train.classes,
+        "data": problem.data.sha256,
+    }
+
+
+def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> SupernetStrategy:
+    config = context.config.search
+    weights = None
+    if config.supernet is not None:
+        path = Path(config.supernet)
+        stored = checkpoints.load(path, identity=_supernet_identity(problem))
+        if stored is None:
+            raise UsageError(f"There is no supernet {path}; a search writes runs/NAME/supernet.pt.")
+        weights = stored["weights"]
+    return make_strategy(
+        config.strategy,
+        problem.space,
+        task=Classification(),
+        train_deployment=problem.train,
+        data=problem.data.feed(batch_size=config.batch_size, seed=context.config.seed),
+        bounds=bounds_of(context, problem, live),
+        seed=context.config.seed,
+        settings=config.settings,
+        supernet_weights=weights,
+    )
+
+
+def _drive(
+    context: Context, folder: RunFolder, problem: Problem, strategy: SupernetStrategy
+) -> None:
+    config = context.config.search
+    limited = (config.steps, config.trials, config.wall_s)
+    budget = Budget(*limited) if any(limited) else Budget(steps=10**9)
+    with context.console.progress(f"Searching ({config.strategy})") as update:
+
+        def report(progress: Progress) -> None:
+            update(round(progress.share * 100), 100, progress.text)
+
+        result = drive(
+            strategy,
+            budget=budget,
+            history=folder.history_path,
+            checkpoint=folder.checkpoints / "search.pt",
+            identity=problem.inputs,
+            report=report,
+        )
+    write_pareto_csv(
+        folder.path / "pareto.csv",
+        result.history,
+        problem.space,
+        {"accuracy": "max", "latency_ms": "min"},
+    )
+    checkpoints.save(
+        folder.path / "supernet.pt",
+        {"weights": strategy.supernet_weights()},
+        identity=_supernet_identity(problem),
+    )
+    context.console.log(
+        f"{len(result.history)} trials in {result.elapsed_s:.0f} s; the trained supernet is "
+        f"{folder.path / 'supernet.pt'} (search again with another bound: --supernet)"
+    )
+
+
+def _winner(
+    context: Context,
+    folder: RunFolder,
+    problem: Problem,
+    strategy: SupernetStrategy,
+    live: list[Estimator],
+    measurements: Measurements,
+) -> dict[str, Any]:
+    """The best candidate that holds the bound on the device; on the estimate where there is none."""
+    device = _device_of(context, problem)
+    tried: list[NetworkLatency] = []
+    excluded: frozenset[Arch] = frozenset()
+    for _ in range(context.config.search.candidates):
+        archs = strategy.candidates(1, exclude=excluded)
+        if not archs:
+            break
+        arch = archs[0]
+        if not device or problem.bound_ms is None:
+            return _described(problem, arch, live[-1], None, tried)
+        measured = _measured(context, problem, arch, measurements)
+        estimate = live[-1](arch)
+        verdict = "within" if measured.within(problem.bound_ms) else "misses"
+        context.console.log(
+            f"Candidate {len(tried) + 1}: estimated {format_ms(estimate.ms)}, measured "
+            f"{format_ms(measured.ms)} ({measured.low_ms:.4g} to {measured.high_ms:.4g}): "
+            f"{verdict} {format_ms(problem.bound_ms)}"
+        )
+        if measured.within(problem.bound_ms):
+            return _described(problem, arch, live[-1], measured, tried)
+        tried.append(measured)
+        excluded |= {arch}
+        live.append(live[-1].with_anchor(arch, measured.ms))
+    if not tried:
+        check_limits(bounds_of(context, problem, live).limits())
+        raise NothingWithinBounds(
+            f"{context.config.search.strategy} found no network within the bounds."
+        )
+    raise BoundNotMet(
+        f"None of {len(tried)} candidates holds {format_ms(problem.bound_ms or 0)} on "
+        f"{context.device.name}; the nearest took {format_ms(min(m.high_ms for m in tried))}. "
+        "Loosen the bound, raise search.candidates, or measure the table anew: nasdeploy profile."
+    )
+
+
+def _device_of(context: Context, problem: Problem) -> bool:
+    """Whether the table is of the device at hand, so that candidates can be measured there."""
+    table = problem.table.table
+    if table.origin not in MEASURABLE:
+        context.console.log(
+            f"{problem.table.name} is {table.origin}: no device to measure candidates on. The "
+            "winner stands on an estimate until it is verified on your device."
+        )
+        return False
+    return True
+
+
+def _measured(
+    context: Context, problem: Problem, arch: Arch, measurements: Measurements
+) -> NetworkLatency:
+    name = network_id(arch)
+    files = export_files(
+        context,
+        network_jobs(problem.space, [arch]),
+        quantised_io=False,
+        label="Exporting a candidate",
+    )
+    return measurements.measure(
+        context,
+        name,
+        files[name].path,
+        statistic=problem.statistic,
+        config=measure_config(context),
+        label="Measuring a candidate",
+    )
+
+
+def _described(
+    problem: Problem,
+    arch: Arch,
+    estimator: Estimator,
+    measured: NetworkLatency | None,
+    missed: list[NetworkLatency],
+) -> dict[str, Any]:
+    estimate, before = estimator(arch), problem.estimator(arch)
+    return {
+        "space": dict(problem.space.config),
+        "arch": list(arch),
+        "choices": named_arch(problem.space, arch),
+        "train": asdict(problem.train),
+        "table": problem.table.name,
+        "statistic": problem.statistic,
+        "bound_ms": problem.bound_ms,
+        "estimated_ms": estimate.ms,
+        "estimated_interval_ms": (
+            None if estimate.low_ms is None else [estimate.low_ms, estimate.high_ms]
+        ),
+        "estimated_before_corrections_ms": before.ms,
+        "candidate": None if measured is None else asdict(measured),
+        "candidates_that_missed": [asdict(latency) for latency in missed],
+    }

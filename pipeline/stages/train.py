@@ -1,0 +1,262 @@
+"""Train the winner, and beside it random architectures within the same bound, equally.
+
+What a search is worth shows only against networks that cost as much to run and were picked by
+chance. Each training is a process of its own with its own threads, so that the trainings neither
+wait for nor disturb each other, and one thread each makes them reproducible.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, fields
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nasdeploy.durable import Journal, read_jsonl, replacing
+from nasdeploy.errors import UnknownName, UsageError
+from nasdeploy.pipeline.data import DataSet, load_data
+from nasdeploy.pipeline.run_folder import RunFolder, digest
+from nasdeploy.pipeline.stages.context import Context
+from nasdeploy.search import checkpoint as checkpoints
+from nasdeploy.search.objective import Bounds
+from nasdeploy.search.space import Arch, Deployment, SearchSpace
+from nasdeploy.search.spaces import make_space
+from nasdeploy.search.task import Classification, evaluate
+from nasdeploy.search.training import TrainProgress, TrainSettings, train
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_POLL_S = 0.5
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_DRAWS, _MOST_DRAWS = 4096, 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """One training, as plain data that another process takes.
+
+    Attributes:
+        folder: Its checkpoint, epochs and weights lie there.
+        shape: What it is trained at.
+    """
+
+    name: str
+    folder: Path
+    space: Mapping[str, Any]
+    arch: Arch
+    data: str
+    data_root: str | None
+    data_sha256: str
+    shape: tuple[int, int, int]
+    classes: int
+    settings: Mapping[str, Any]
+    label_smoothing: float
+    seed: int
+    threads: int
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / f"{self.name}.weights.pt"
+
+    @property
+    def epochs(self) -> Path:
+        return self.folder / f"{self.name}.epochs.jsonl"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "space": digest(self.space),
+            "arch": list(self.arch),
+            "data": self.data_sha256,
+            "shape": list(self.shape),
+        }
+
+
+def trained_network(
+    space: SearchSpace, arch: Arch, deployment: Deployment, weights: Path
+) -> nn.Module:
+    """The architecture with its trained weights, in eval mode, at any input size."""
+    stored = checkpoints.load(weights, identity={"arch": list(arch)})
+    if stored is None:
+        raise FileNotFoundError(weights)
+    model = space.build(arch, task=Classification(), deployment=deployment)
+    model.load_state_dict(stored["weights"])
+    return model.eval()
+
+
+def random_within(
+    space: SearchSpace, bounds: Bounds, n: int, *, seed: int, exclude: Arch
+) -> list[Arch]:
+    """`n` different architectures drawn evenly among those within the bounds.
+
+    By rejection, so that the draw is even; fewer where the bounds leave less than one in a
+    hundred thousand.
+    """
+    rng = Random(seed)
+    found: list[Arch] = []
+    for _ in range(_MOST_DRAWS // _DRAWS):
+        draws = [space.sample(rng) for _ in range(_DRAWS)]
+        for index in np.flatnonzero(bounds.admits(draws)):
+            if draws[index] not in found and draws[index] != exclude:
+                found.append(draws[index])
+            if len(found) == n:
+                return found
+    return found
+
+
+def make_train_settings(values: Mapping[str, Any], *, seed: int) -> TrainSettings:
+    """The trainer's settings from a configuration; `UnknownName` for one that it has not."""
+    known = {field.name for field in fields(TrainSettings)} - {"seed"}
+    for name in values:
+        if name not in known:
+            raise UnknownName("setting of train", name, known)
+    try:
+        return TrainSettings(**values, seed=seed)
+    except TypeError as error:
+        raise UsageError(f"train.settings: {error}.") from None
+
+
+def train_winner(
+    context: Context,
+    folder: RunFolder,
+    space: SearchSpace,
+    data: DataSet,
+    winner: Mapping[str, Any],
+    baselines: Sequence[Arch],
+) -> dict[str, Any]:
+    """Train the winner and the baselines; returns what each came to, the winner first."""
+    config = context.config
+    settings = make_train_settings(config.train.settings, seed=config.seed)
+    archs = {"winner": tuple(winner["arch"])}
+    archs |= {f"random-{number}": arch for number, arch in enumerate(baselines, start=1)}
+    inputs = {
+        "archs": {name: list(arch) for name, arch in archs.items()},
+        "space": winner["space"],
+        "data": data.sha256,
+        "shape": list(data.input_shape),
+        "train": config.train.model_dump(exclude={"workers"}),
+        "seed": config.seed,
+    }
+    done = folder.outputs_of("train")
+    if done is not None and folder.is_done("train", inputs):
+        context.console.log("train: done already, its inputs are unchanged")
+        return done
+    workers = min(len(archs), config.train.workers or os.cpu_count() or 1)
+    jobs = [
+        TrainJob(
+            name=name,
+            folder=folder.checkpoints,
+            space=winner["space"],
+            arch=arch,
+            data=config.data,
+            data_root=config.data_root,
+            data_sha256=data.sha256,
+            shape=data.input_shape,
+            classes=len(data.classes),
+            settings={**config.train.settings, "seed": config.seed},
+            label_smoothing=config.train.label_smoothing,
+            seed=config.seed,
+            threads=max(1, (os.cpu_count() or 1) // workers),
+        )
+        for name, arch in archs.items()
+    ]
+    context.console.log(
+        f"Training the winner{f' and {len(baselines)} random networks' if baselines else ''} for "
+        f"{settings.epochs} epochs at {'x'.join(map(str, data.input_shape))}"
+    )
+    results = _run_jobs(context, jobs, settings.epochs, workers)
+    folder.winner.mkdir(parents=True, exist_ok=True)
+    weights = folder.winner / "weights.pt"
+    with replacing(weights) as temporary:
+        shutil.copyfile(jobs[0].weights, temporary)
+    outputs = {job.name: result for job, result in zip(jobs, results, strict=True)}
+    folder.finish("train", inputs, outputs, weights)
+    return outputs
+
+
+def _run_jobs(
+    context: Context, jobs: Sequence[TrainJob], epochs: int, workers: int
+) -> list[dict[str, Any]]:
+    """Every job in a process of its own; the first error ends all of them."""
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        context.console.progress("Training") as update,
+        ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool,
+    ):
+        futures: list[Future[dict[str, Any]]] = [pool.submit(run_job, job) for job in jobs]
+        try:
+            pending = set(futures)
+            while pending:
+                _, pending = wait(pending, timeout=_POLL_S)
+                for future in futures:
+                    if future.done() and future.exception() is not None:
+                        future.result()
+                seen = [read_jsonl(job.epochs) for job in jobs]
+                last = seen[0][-1] if seen[0] else None
+                text = f"winner: validation {last['accuracy']:.1%}" if last else ""
+                update(sum(map(len, seen)), epochs * len(jobs), text)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+        return [future.result() for future in futures]
+
+
+def _end_with_parent() -> None:
+    """A worker ends with whoever started it, even by kill -9, so that no training is orphaned."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def run_job(job: TrainJob) -> dict[str, Any]:
+    """Train one network, in this process; goes on from its checkpoint if there is one."""
+    import torch
+
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(job.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    root = Path(job.data_root) if job.data_root else None
+    data = load_data(job.data, root=root, seed=job.seed).converted(job.shape)
+    settings = TrainSettings(**job.settings)
+    task = Classification(label_smoothing=job.label_smoothing)
+    deployment = Deployment(job.shape, job.classes)
+    model = make_space(job.space).build(job.arch, task=task, deployment=deployment)
+    feed = data.feed(batch_size=settings.batch_size, seed=job.seed)
+    epochs = Journal(job.epochs)
+
+    def report(progress: TrainProgress) -> None:
+        epoch = progress.epoch
+        if epoch.number > len(epochs.entries):
+            epochs.append({"epoch": epoch.number, "loss": epoch.loss, **epoch.metrics})
+
+    began = time.monotonic()
+    result = train(
+        model,
+        feed,
+        task=task,
+        settings=settings,
+        checkpoint=job.folder / f"{job.name}.pt",
+        identity={"job": digest(job.identity)},
+        on_epoch=report,
+    )
+    checkpoints.save(job.weights, {"weights": result.weights}, identity={"arch": list(job.arch)})
+    test = evaluate(model, feed.batches("test"), task)
+    return {
+        "arch": list(job.arch),
+        "validation": dict(result.best.metrics),
+        "test": test,
+        "epochs": len(result.history),
+        "train_s": time.monotonic() - began,
+    }

@@ -1,0 +1,77 @@
+"""Run the very files that ship on the device; hold the one that was searched for to its bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from nasdeploy.durable import write_json
+from nasdeploy.errors import BoundNotMet
+from nasdeploy.pipeline.measuring import Measurements, NetworkLatency
+from nasdeploy.pipeline.run_folder import RunFolder
+from nasdeploy.pipeline.stages.context import Context
+from nasdeploy.pipeline.stages.profile import measure_config
+from nasdeploy.units import format_ms
+
+
+def verify(
+    context: Context,
+    folder: RunFolder,
+    winner: Mapping[str, Any],
+    files: Sequence[Mapping[str, Any]],
+    measurements: Measurements,
+) -> list[dict[str, Any]]:
+    """Measure every exported file, the searched one first, and write measured.json.
+
+    Returns: One entry per file; the first says whether it is within the bound.
+    Raises: `BoundNotMet` if the upper end of its interval lies above the bound; the measurements
+        are kept, and what was measured is written all the same.
+    """
+    statistic, bound_ms = str(winner["statistic"]), winner["bound_ms"]
+    inputs = {
+        "files": [file["sha256"] for file in files],
+        "device": context.info.fingerprint,
+        "threads": context.config.threads,
+        "profile": context.config.profile.model_dump(),
+        "bound_ms": bound_ms,
+        "statistic": statistic,
+    }
+    done = folder.outputs_of("verify")
+    if done is not None and folder.is_done("verify", inputs):
+        context.console.log("verify: done already, its inputs are unchanged")
+        return list(done["files"])
+    entries = []
+    for file in files:
+        latency = _measured(context, folder, file, statistic, measurements)
+        within = None if bound_ms is None else latency.within(bound_ms)
+        entries.append({"file": file["path"], **asdict(latency), "within_bound": within})
+    path = folder.winner / "measured.json"
+    write_json(path, {"bound_ms": bound_ms, "device": context.info.fingerprint, "files": entries})
+    chosen = entries[0]
+    if chosen["within_bound"] is False:
+        raise BoundNotMet(
+            f"{chosen['file']} took {format_ms(chosen['ms'])} ({statistic}; 95 % interval "
+            f"{chosen['low_ms']:.4g} to {chosen['high_ms']:.4g} ms) on {context.device.name}, and "
+            f"the bound is {format_ms(bound_ms)}. Search with a lower bound, or verify again when "
+            "the device is idle: nasdeploy verify."
+        )
+    folder.finish("verify", inputs, {"files": entries}, path)
+    return entries
+
+
+def _measured(
+    context: Context,
+    folder: RunFolder,
+    file: Mapping[str, Any],
+    statistic: str,
+    measurements: Measurements,
+) -> NetworkLatency:
+    return measurements.measure(
+        context.of_file(file["runtime"], file["precision"]),
+        f"{file['path']} {file['sha256'][:12]}",
+        folder.winner / file["path"],
+        statistic=statistic,
+        config=measure_config(context),
+        label=f"Measuring {file['path']}",
+    )
