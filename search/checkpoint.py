@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,14 @@ from nasdeploy.errors import BadInput, UsageError
 
 
 def save(path: Path, content: Mapping[str, Any], *, identity: Mapping[str, Any]) -> None:
-    """Write `content`; `identity` is plain data that decides what it belongs to."""
-    with durable.replacing(path) as temporary:
-        torch.save({"identity": dict(identity), "content": dict(content)}, temporary)
+    """Write `content`; `identity` is plain data that decides what it belongs to.
+
+    Raises: `OutOfResources` on a full disk; what was there before is still there.
+    """
+    # through memory: on a full disk torch's own writer fails with an error that does not say so
+    buffer = io.BytesIO()
+    torch.save({"identity": dict(identity), "content": dict(content)}, buffer)
+    durable.write_bytes(path, buffer.getvalue())
 
 
 def load(path: Path, *, identity: Mapping[str, Any]) -> dict[str, Any] | None:

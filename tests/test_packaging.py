@@ -20,7 +20,7 @@ ALLOWED = {
     "latency_tables": {"latency_tables"},
     "src/nasdeploy": set(),
 }
-GROUND = {"errors", "units", "durable", "__version__"}
+GROUND = {"errors", "units", "durable", "seeds", "__version__"}
 TORCH_FREE = ("latency_tables", "src/nasdeploy", "device_agent")
 
 

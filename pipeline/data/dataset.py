@@ -159,6 +159,11 @@ class Feed:
 
     def _images(self, split: str) -> Images:
         known = {**self._training, **self._evaluation}
+        if split in ("weights", "arch") and split not in known:
+            raise BadInput(
+                f"{self.data.name} has a single training image of each class, and a search halves "
+                "them: add images."
+            )
         if split not in known:
             raise UnknownName("split", split, known)
         return known[split]

@@ -121,7 +121,7 @@ def _common_shape(root: Path, paths: Sequence[Path]) -> Shape:
     if len(paths) > _LOOKED_AT:
         raise UsageError(
             f"{root} holds {len(paths)} images: give the shape to bring them to "
-            "(data.input_shape, for example [3, 224, 224])."
+            "(--input-shape 3x224x224)."
         )
     sizes: Counter[tuple[int, int]] = Counter()
     grey = True
@@ -140,7 +140,7 @@ def _common_shape(root: Path, paths: Sequence[Path]) -> Shape:
         raise UsageError(
             f"{root} holds images of {len(sizes)} sizes, from {smallest[1]}x{smallest[0]} to "
             f"{largest[1]}x{largest[0]} (width x height): give the shape to bring them to "
-            f"(data.input_shape, for example [{1 if grey else 3}, 96, 96])."
+            f"(--input-shape {1 if grey else 3}x96x96)."
         )
     height, width = next(iter(sizes))
     return (1 if grey else 3, height, width)

@@ -19,6 +19,8 @@ from nasdeploy.pipeline.data.dataset import stratified
 from nasdeploy.pipeline.data.downloads import DEBIAN_FASHION_MNIST, _download, read_idx
 from nasdeploy.pipeline.data.folder import load_folder
 from nasdeploy.pipeline.data.images import Augment, InMemory, fit, shifted
+from nasdeploy.search.data import SearchData
+from nasdeploy.search.training import TrainingData
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,15 @@ def test_the_halves_for_weights_and_architectures_are_disjoint_and_balanced(mini
     assert [torch.bincount(half.labels).tolist() for half in halves] == [[450] * 10] * 2
 
 
+def test_one_image_of_each_class_cannot_be_halved(tmp_path: Path) -> None:
+    two, labels = np.zeros((2, 8, 8), np.uint8), np.arange(2)
+    spec = archive(
+        tmp_path, x_train=two, y_train=labels, x_val=two, y_val=labels, x_test=two, y_test=labels
+    )
+    with pytest.raises(BadInput, match="a search halves them"):
+        next(load_data(spec).feed(batch_size=2, seed=0).batches("arch"))
+
+
 def test_order_and_augmentation_depend_on_seed_split_and_epoch_alone(mini: DataSet) -> None:
     def first(seed: int, split: str, epoch: int) -> torch.Tensor:
         feed = mini.feed(batch_size=8, seed=seed)
@@ -97,6 +108,8 @@ def test_order_and_augmentation_depend_on_seed_split_and_epoch_alone(mini: DataS
 
 def test_batches_are_normalised_channels_last_and_as_many_as_announced(mini: DataSet) -> None:
     feed = mini.feed(batch_size=128, seed=0)
+    protocols: tuple[SearchData, TrainingData] = (feed, feed)  # a type checker sees that it is both
+    assert protocols[0] is feed
     batches = list(feed.batches("train", 0))
     x, y = batches[0]
     assert (x.shape, x.dtype, y.dtype) == ((128, 1, 28, 28), torch.float32, torch.int64)
@@ -118,11 +131,11 @@ def test_the_validation_split_moves_with_the_seed_and_the_test_split_does_not() 
 
 
 def test_a_shift_moves_each_image_and_a_flip_mirrors_it() -> None:
-    ramp = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8).expand(200, 3, 8, 8)
+    ramp = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(200, 3, 16, 16)
     moved = shifted(ramp, torch.Generator().manual_seed(0), flip=True)
-    # 8 // 8 = 1 pixel each way, mirrored or not: 3 x 3 x 2 different images, and no others
+    # 16 / 16 = 1 pixel each way, mirrored or not: 3 x 3 x 2 different images, and no others
     padded = torch.nn.functional.pad(ramp[:1], (1, 1, 1, 1))
-    cuts = [padded[..., t : t + 8, u : u + 8] for t in range(3) for u in range(3)]
+    cuts = [padded[..., t : t + 16, u : u + 16] for t in range(3) for u in range(3)]
     expected = {cut.contiguous().numpy().tobytes() for cut in cuts}
     expected |= {cut.flip(-1).contiguous().numpy().tobytes() for cut in cuts}
     assert {row.contiguous().numpy().tobytes() for row in moved} == expected
