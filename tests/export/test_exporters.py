@@ -164,6 +164,31 @@ def test_onnx_int8_fits_the_target(tmp_path: Path) -> None:
     assert max(weights(arm.path)) == 127
 
 
+def test_an_onnx_file_tells_its_scales_to_the_runtime_alone(tmp_path: Path) -> None:
+    import onnxruntime
+
+    artifact = export(exportable.Add(), [(8, 6, 6)] * 2, tmp_path, "onnxruntime")
+    told = onnxruntime.InferenceSession(str(artifact.path)).get_modelmeta().custom_metadata_map
+    for spec in (*artifact.inputs, *artifact.outputs):
+        assert float(told[f"{spec.name}_scale"]) == spec.scale
+        assert int(told[f"{spec.name}_zero_point"]) == spec.zero_point
+
+
+@pytest.mark.slow
+def test_litert_puts_no_transposes_at_the_edges(tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    cases = [
+        (exportable.Block(8, 8, 3, 3, 1), [(8, 6, 6)]),
+        (exportable.Classifier(8, 10), [(8, 6, 6)]),
+        (exportable.Concat(), [(8, 6, 6), (4, 6, 6)]),
+    ]
+    for module, shapes in cases:
+        artifact = export(module, shapes, tmp_path, "litert")
+        operators = Interpreter(str(artifact.path))._get_ops_details()
+        assert "TRANSPOSE" not in {operator["op_name"] for operator in operators}
+
+
 def test_channels_last_weights_make_no_other_file(tmp_path: Path) -> None:
     torch.manual_seed(1)
     block = exportable.Block(8, 8, 3, 3, 1)
