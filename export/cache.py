@@ -133,7 +133,7 @@ def _graph_text(model: nn.Module) -> str:
 @functools.cache
 def _exporter_identity(runtime: str) -> str:
     """Versions of the packages that write the file, and a hash of our own part in it."""
-    module = sys.modules[inspect.unwrap(exporter(runtime)).__module__]
+    module = sys.modules[exporter(runtime).__module__]
     own = hashlib.sha256()
     for source in (module, conversion, quantise, sys.modules[__name__]):
         own.update(inspect.getsource(source).encode())
@@ -160,12 +160,13 @@ def export_many(
         is kept, and the next call goes on from there.
     """
     check_request(precision, quantised_io)
+    exporter(runtime)  # an unknown name shows before any work
     _remove_abandoned(cache_dir)
-    suffix = SUFFIX[runtime] if exporter(runtime) else ""
-    first_key: dict[str, K] = {}
     graph_of: dict[K, str] = {}
-    tasks: dict[str, tuple[int, _Task]] = {}
+    first_key: dict[str, K] = {}
     found: dict[str, CachedFile] = {}
+    tasks: dict[str, _Task] = {}
+    sizes: dict[str, int] = {}
     for job in jobs:
         model = _built(job)
         graph = graph_of[job.key] = fingerprint(
@@ -179,20 +180,19 @@ def export_many(
         if graph in first_key:
             continue
         first_key[graph] = job.key
-        path = cache_dir / f"{graph}{suffix}"
+        path = cache_dir / f"{graph}{SUFFIX[runtime]}"
         if artifact := _cached(path):
             found[graph] = CachedFile(path, graph, artifact, was_cached=True)
             continue
         shapes = tuple(tuple(shape) for shape in job.input_shapes)
-        task = _Task(
+        tasks[graph] = _Task(
             job.build, shapes, path, runtime, precision, target, quantised_io, int(graph[:8], 16)
         )
-        tasks[graph] = (sum(1 for _ in model.modules()), task)
+        sizes[graph] = sum(1 for _ in model.modules())
     # The longest first, or the last of them would keep one process busy and the others idle.
-    order = sorted(tasks, key=lambda graph: -tasks[graph][0])
-    for done, (graph, artifact) in enumerate(
-        _exported(order, {graph: task for graph, (_, task) in tasks.items()}, first_key, workers), 1
-    ):
+    order = sorted(tasks, key=lambda graph: -sizes[graph])
+    exported = _exported(order, tasks, first_key, workers)
+    for done, (graph, artifact) in enumerate(exported, 1):
         found[graph] = CachedFile(artifact.path, graph, artifact, was_cached=False)
         if on_progress:
             on_progress(done, len(tasks), first_key[graph])

@@ -312,6 +312,7 @@ class Proxyless:
             "optimizer": self._optimizer.state_dict(),
             "rng": self._rng.getstate(),
             "epoch": self._epoch,
+            "warmup_epochs": self._warmup_epochs,
             "progress": self._progress,
         }
 
@@ -323,6 +324,9 @@ class Proxyless:
         self._optimizer.load_state_dict(state["optimizer"])
         self._rng.setstate(state["rng"])
         self._epoch = state["epoch"]
+        # a search that was handed a trained supernet resumes without being handed it again
+        self._warmup_epochs = state["warmup_epochs"]
+        self._trainer.epochs = self._warmup_epochs + self.settings.search_epochs
         self._progress = state["progress"]
 
 

@@ -164,18 +164,39 @@ def test_onnx_int8_fits_the_target(tmp_path: Path) -> None:
     assert max(weights(arm.path)) == 127
 
 
-def test_channels_last_weights_make_no_other_file(tmp_path: Path) -> None:
+def test_an_onnx_file_tells_its_scales_to_the_runtime_alone(tmp_path: Path) -> None:
+    import onnxruntime
+
+    artifact = export(exportable.Add(), [(8, 6, 6)] * 2, tmp_path, "onnxruntime")
+    told = onnxruntime.InferenceSession(str(artifact.path)).get_modelmeta().custom_metadata_map
+    for spec in (*artifact.inputs, *artifact.outputs):
+        assert float(told[f"{spec.name}_scale"]) == spec.scale
+        assert int(told[f"{spec.name}_zero_point"]) == spec.zero_point
+
+
+@pytest.mark.slow
+def test_litert_puts_no_transposes_at_the_edges(tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    cases = [
+        (exportable.Block(8, 8, 3, 3, 1), [(8, 6, 6)]),
+        (exportable.Classifier(8, 10), [(8, 6, 6)]),
+        (exportable.Concat(), [(8, 6, 6), (4, 6, 6)]),
+    ]
+    for module, shapes in cases:
+        artifact = export(module, shapes, tmp_path, "litert")
+        operators = Interpreter(str(artifact.path))._get_ops_details()
+        assert "TRANSPOSE" not in {operator["op_name"] for operator in operators}
+
+
+def test_the_file_depends_on_neither_memory_layout_nor_this_machine(tmp_path: Path) -> None:
     torch.manual_seed(1)
     block = exportable.Block(8, 8, 3, 3, 1)
-    plain = export(block, [(8, 6, 6)], tmp_path, "onnxruntime")
+    plain = export(block, [(8, 6, 6)], tmp_path, "onnxruntime", "fp32", quantised_io=False)
+    assert b".py" not in plain.path.read_bytes()  # no stack traces with paths
     block.to(memory_format=torch.channels_last)
-    assert export(block, [(8, 6, 6)], tmp_path, "onnxruntime").sha256 == plain.sha256
-
-
-def test_a_file_holds_no_paths_of_this_machine(tmp_path: Path) -> None:
-    block = exportable.Block(8, 8, 3, 3, 1)
-    artifact = export(block, [(8, 6, 6)], tmp_path, "onnxruntime", "fp32", quantised_io=False)
-    assert b".py" not in artifact.path.read_bytes()
+    again = export(block, [(8, 6, 6)], tmp_path, "onnxruntime", "fp32", quantised_io=False)
+    assert again.sha256 == plain.sha256
 
 
 def test_a_request_that_makes_no_sense_says_so(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_counting_the_terms_equals_counting_the_network(what: str, precision: st
     space = small_space()
     cost = counted_cost(space, what, precision=precision)
     rng = Random(1)
-    for _ in range(5):
+    for _ in range(3):
         arch = space.sample(rng)
         network = space.build(arch, task=Classification())
         whole = count(network, [space.deployment.input_shape]).value(what, precision)

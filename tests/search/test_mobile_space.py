@@ -11,6 +11,7 @@ from torch import nn
 
 from nasdeploy.errors import UnknownName, UsageError
 from nasdeploy.latency_tables.key import OpKey
+from nasdeploy.latency_tables.table import find_table, read_table
 from nasdeploy.search.ops import MBConv, op_module
 from nasdeploy.search.space import Deployment, size_of
 from nasdeploy.search.spaces import make_space
@@ -23,6 +24,7 @@ def test_the_mobile_space_has_the_72_operators_of_the_published_pixel_1_table() 
     space = make_space("mobile")
     keys = {str(op.key) for op in space.all_ops()}
     assert len(keys) == 72
+    assert keys == set(read_table(find_table("pixel1")).ops)
     assert {
         "conv_bn_relu6[kernel=3,out=32,stride=2](3x224x224)",
         "mbconv[expand=1,kernel=7,out=16,stride=1](32x112x112)",

@@ -132,6 +132,15 @@ def test_a_trained_supernet_is_searched_again_within_another_bound(name: str) ->
     assert np.all(bounds_of(SPACE, 0.2).admits(again.candidates(3)))
 
 
+def test_a_search_on_a_trained_supernet_resumes_without_being_handed_it_again(name: str) -> None:
+    weights = undisturbed(name).strategy.supernet_weights()
+    first = small_strategy(name, supernet_weights=weights)
+    before = first.step()
+    resumed = small_strategy(name)
+    resumed.load_state_dict(saved(first))
+    assert before and run_to_the_end(resumed) == run_to_the_end(first)
+
+
 def test_a_supernet_of_another_space_is_refused(name: str) -> None:
     weights = small_strategy(name, small_space(features=24)).supernet_weights()
     with pytest.raises(UsageError, match=r"of another space.*first body\.features"):
