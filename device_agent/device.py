@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class DeviceInfo:
     extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def target(self) -> str:
+    def target(self) -> Literal["arm64", "x86-64"]:
         """What an exporter aims at: ``"arm64"`` or ``"x86-64"`` (int8 schemes differ)."""
         return "arm64" if self.machine in ("aarch64", "arm64") else "x86-64"
 

@@ -6,24 +6,24 @@ docs/measuring.md says why it is like this.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nasdeploy.device_agent.condition import read_condition
 from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.job import Graph, Job, put_graphs, run_job
+from nasdeploy.device_agent.listener import Listener
 from nasdeploy.device_agent.lock import device_lock
-from nasdeploy.device_agent.rounds import round_order, sentinel_reading_ms
-from nasdeploy.device_agent.runners.events import Bye, Event, Hello, Loaded, ModelFailed, Sample
+from nasdeploy.device_agent.rounds import round_order
 from nasdeploy.device_agent.runners.runner import Runner
 from nasdeploy.device_agent.session import Identity, Round, Session, SessionLog, finished_session
 from nasdeploy.durable import Journal
-from nasdeploy.errors import CommandFailed, DeviceError, UsageError
+from nasdeploy.errors import DeviceError, UsageError
 
 OnProgress = Callable[[int, int, float | None, str], None]
 
 _UNSTABLE_AFTER_ROUNDS = 40
+_SPARE = 1.1  # a few rounds too many cost less than another start for a few too few
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def measure(
         on_progress: Called after each round with accepted rounds, rounds needed, the seconds left
             (None while unknown) and a text for the user.
     Raises:
-        UsageError: The journal holds another session by this name.
+        UsageError: The journal holds another session by this name, or nothing is asked for.
         DeviceError: Too many rounds were rejected, or another process holds the device; the
             accepted rounds are kept.
         CommandFailed: The runner broke down, or the sentinel or the empty graph does not run. Of
@@ -132,6 +132,8 @@ def _identity(
     config: MeasureConfig,
     seed: int,
 ) -> Identity:
+    if len(everything) == 2:
+        raise UsageError("There is nothing to measure: no graphs were given.")
     ids = [graph.id for graph in everything]
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:
@@ -187,7 +189,7 @@ class _Measuring:
         for_duration = 0
         short_s = config.min_duration_s - sum(r.duration_s for r in accepted)
         if accepted and short_s > 0:
-            for_duration = math.ceil(short_s / self._round_s(accepted))
+            for_duration = math.ceil(_SPARE * short_s / self._round_s(accepted))
         return max(for_samples, for_starts, for_duration, 0)
 
     def total(self) -> int:
@@ -204,16 +206,17 @@ class _Measuring:
             self._check_stability(before)
 
     def _rounds_of_next_start(self, needed: int) -> int:
-        """Even parts: so many starts as are asked for, and none much longer than is allowed."""
-        config, rounds = self._config, self._log.rounds
+        """Even parts: so many starts as are asked for, and none much longer than is allowed.
+
+        Rounds that will be rejected, going by those so far, are asked for at once.
+        """
+        config, rounds, accepted = self._config, self._log.rounds, self._accepted()
         most = config.rounds_per_start
         if rounds:
             most = max(most, math.ceil(config.min_start_s / self._round_s(rounds)))
-        starts = max(
-            config.min_starts - len({r.start for r in self._accepted()}),
-            math.ceil(needed / most),
-        )
-        return math.ceil(needed / starts)
+            needed = math.ceil(needed / max(0.1, len(accepted) / len(rounds)))
+        missing_starts = config.min_starts - len({r.start for r in accepted})
+        return math.ceil(needed / max(missing_starts, math.ceil(needed / most)))
 
     def _start(self, models: Sequence[dict[str, str]], rounds: int) -> None:
         log, config = self._log, self._config
@@ -239,7 +242,7 @@ class _Measuring:
             discard=config.discard,
             first_round=first,
         )
-        listener = _Listener([model["id"] for model in alive], job, log, self._on_round)
+        listener = Listener([model["id"] for model in alive], job, log, self._on_round)
         run_job(
             self._device,
             self._runner,
@@ -273,106 +276,3 @@ class _Measuring:
                 f"{len(self._accepted())} accepted rounds are kept. Close what else runs on it or "
                 "let it cool, then run the same command with --resume."
             )
-
-
-class _Listener:
-    """Puts a runner's lines together to rounds; a line out of its order is refused."""
-
-    def __init__(
-        self,
-        models: Sequence[str],
-        job: Job,
-        log: SessionLog,
-        on_round: Callable[[Round], None],
-    ) -> None:
-        self._models = models
-        self._job = job
-        self._log = log
-        self._on_round = on_round
-        self._load_ms: dict[str, float] = {}
-        self._expected = self._visits()
-        self._next = next(self._expected, None)
-        self._samples: dict[str, list[Sample]] = {}
-        self._round_began = time.monotonic()
-
-    def _visits(self) -> Iterator[tuple[int, str]]:
-        for number, order in enumerate(self._job.rounds, start=self._job.first_round):
-            for model in order:
-                if model not in self._log.failures:
-                    yield number, model
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case Hello():
-                self._log.start(event)
-            case Loaded():
-                self._load_ms[event.model] = event.load_ms
-                self._round_began = time.monotonic()
-            case ModelFailed():
-                self._on_failure(event)
-            case Sample():
-                self._on_sample(event)
-            case Bye():
-                self._log.stop(event.peak_rss_bytes, self._load_ms)
-            case _:
-                raise CommandFailed(f"The runner sent {event}, which nobody asked for.")
-
-    def where(self) -> str:
-        if not self._log.starts:
-            return "while starting"
-        for model in self._models:
-            if model not in self._load_ms and model not in self._log.failures:
-                return f"while loading {model}"
-        return f"at {self._next[1]} in round {self._next[0]}" if self._next else "at its end"
-
-    def _on_failure(self, event: ModelFailed) -> None:
-        if event.model in self._models[:2]:
-            raise CommandFailed(
-                f"{event.model} does not run, and nothing can be measured without it: "
-                f"{event.message}"
-            )
-        if event.model not in self._models:
-            raise CommandFailed(f"The runner speaks of {event.model!r}, which it was not given.")
-        self._log.fail(event.model, event.message)
-        self._samples.pop(event.model, None)
-        if self._next and self._next[1] == event.model:
-            self._advance()
-
-    def _on_sample(self, sample: Sample) -> None:
-        if self._next != (sample.round, sample.model) or len(sample.wall_ns) != self._job.repeats:
-            raise CommandFailed(
-                f"The runner sent {len(sample.wall_ns)} samples of {sample.model} in round "
-                f"{sample.round} where {self._job.repeats} of {self._next} were due."
-            )
-        self._samples.setdefault(sample.model, []).append(sample)
-        self._advance()
-
-    def _advance(self) -> None:
-        assert self._next is not None
-        number = self._next[0]
-        self._next = next(self._expected, None)
-        if self._next is None or self._next[0] != number:
-            self._complete(number)
-
-    def _complete(self, number: int) -> None:
-        now = time.monotonic()
-        sentinel = self._samples[self._models[0]]
-        round_ = Round(
-            number=number,
-            start=self._log.starts,
-            duration_s=now - self._round_began,
-            sentinel_ms=sentinel_reading_ms([visit.wall_ns for visit in sentinel]),
-            samples={name: _joined(visits) for name, visits in self._samples.items()},
-        )
-        self._samples = {}
-        self._round_began = now
-        self._on_round(round_)
-
-
-def _joined(visits: Sequence[Sample]) -> dict[str, list[int] | None]:
-    """One list of times for all visits of a round."""
-    threads = [visit.thread_ns for visit in visits]
-    return {
-        "wall_ns": [ns for visit in visits for ns in visit.wall_ns],
-        "thread_ns": None if None in threads else [ns for times in threads for ns in times or ()],
-    }

@@ -48,7 +48,13 @@ def run_process(
         raise CommandFailed(f"{argv[0]} could not be started: {error.strerror}.") from error
     output = _Output(argv, on_line)
     try:
-        _attend(process, output, deadline=started + timeout_s, timeout_s=timeout_s)
+        _attend(
+            process,
+            output,
+            command=" ".join(argv),
+            deadline=started + timeout_s,
+            timeout_s=timeout_s,
+        )
     finally:
         # before it is reaped: until then its number cannot belong to another group
         with contextlib.suppress(ProcessLookupError):
@@ -102,7 +108,12 @@ class _Output:
 
 
 def _attend(
-    process: subprocess.Popen[bytes], output: _Output, *, deadline: float, timeout_s: float
+    process: subprocess.Popen[bytes],
+    output: _Output,
+    *,
+    command: str,
+    deadline: float,
+    timeout_s: float,
 ) -> None:
     """Read both pipes until the command has exited, and what is left in them after that."""
     assert process.stdout is not None and process.stderr is not None
@@ -119,9 +130,7 @@ def _attend(
         while running:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise CommandFailed(
-                    f"{' '.join(process.args)} was stopped at its timeout of {timeout_s:g} s."  # type: ignore[arg-type]
-                )
+                raise CommandFailed(f"{command} was stopped at its timeout of {timeout_s:g} s.")
             for key, _ in selector.select(left_s):
                 if key.fileobj is exited:
                     running = False

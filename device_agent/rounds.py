@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 QUORUM = 5
-QUORUM_SHARE = 0.1
+QUORUM_SHARE = 0.05
 
 
 def round_order(
@@ -62,7 +62,7 @@ def judge(readings_ms: Sequence[float], tolerance: float) -> Verdict:
     """Hold every round's sentinel reading against the fastest state that the device kept.
 
     That state is the lowest window of readings, `tolerance` wide, that at least 5 rounds and a
-    tenth of all rounds fall into; its median is the reference, and rounds within `tolerance` of
+    twentieth of all rounds fall into; its median is the reference, and rounds within `tolerance` of
     it count. So one bad round at the start poisons nothing, a few lucky ones don't either, and a
     device that was disturbed while measuring began is found out when the disturbance ends.
     Among the first 10 rounds, until 5 agree, all count for the time being; later none do.

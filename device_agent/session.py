@@ -95,6 +95,8 @@ class SessionLog:
                         f"else: {difference}. Measure into another file, or delete this one."
                     )
                 self.conditions.append(entry["condition"])
+                if not self.rounds:
+                    self.failures.clear()  # nothing was measured without them: worth another try
             case "start":
                 self.starts = entry["start"]
                 self.version = entry["version"]
@@ -267,7 +269,7 @@ def finished_session(log: SessionLog, identity: Identity, tolerance: float) -> S
     rounds = log.accepted(tolerance)
     starts = np.array([r.start for r in rounds], dtype=np.int64)
     samples = {}
-    for graph in (*identity.graphs,):
+    for graph in identity.graphs:
         if graph in log.failures:
             continue
         wall = np.array([r.samples[graph]["wall_ns"] for r in rounds], dtype=float) / 1e6

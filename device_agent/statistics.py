@@ -171,13 +171,20 @@ def _rounds_of_starts(
 ) -> npt.NDArray[np.int64]:
     """(resamples, rounds): as many starts as there were, drawn anew, and as many rounds of each.
 
-    Each drawn start gives the same number of rounds, so that a long one weighs no more.
+    Each drawn start gives the same number of rounds, so that a long one weighs no more. With three
+    starts a draw holds the slowest alone in 1 of 27 cases, which is more than 2.5 %: the upper end
+    of a 95 % interval is then about what the slowest start took.
     """
     names = np.unique(starts)
     members = [np.flatnonzero(starts == name) for name in names]
     each = max(1, len(starts) // len(names))
     table = np.stack([rng.choice(rows, size=(_RESAMPLES, len(names), each)) for rows in members])
-    drawn = rng.integers(len(names), size=(_RESAMPLES, len(names)))
+    combinations = len(names) ** len(names)
+    if combinations <= _RESAMPLES:  # few starts: each way to draw them equally often, not by luck
+        way = np.arange(_RESAMPLES) % combinations
+        drawn = np.stack(np.unravel_index(way, (len(names),) * len(names)), axis=-1)
+    else:
+        drawn = rng.integers(len(names), size=(_RESAMPLES, len(names)))
     resample, place = np.indices(drawn.shape)
     rows: npt.NDArray[np.int64] = table[drawn, resample, place].reshape(_RESAMPLES, -1)
     return rows

@@ -1,4 +1,4 @@
-"""What the exporters share: a copy to convert, silence while converting, errors that name the operator."""
+"""What the exporters share: a copy to convert, silence meanwhile, errors that name the operator."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def converting(runtime: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except NasdeployError:
+    except (NasdeployError, OSError):
         raise
     except MemoryError as error:
         raise OutOfResources(
@@ -134,8 +134,8 @@ def prepared(model: nn.Module, example_input: tuple[Tensor, ...]) -> nn.Module:
             "An example input has the batch size 1, since one image at a time is what a device "
             f"runs; these are {[tuple(tensor.shape) for tensor in example_input]}."
         )
-    copied = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format)
-    return copied.requires_grad_(False)
+    copied = copy.deepcopy(model).to("cpu", torch.float32).requires_grad_(False)
+    return copied.to(memory_format=torch.contiguous_format)
 
 
 def output_ranks(model: nn.Module, example_input: tuple[Tensor, ...]) -> tuple[int, ...]:

@@ -129,7 +129,7 @@ def _quantiser_class() -> Any:
     class Quantiser(XNNPACKQuantizer):  # type: ignore[misc]
         # The patterns with batch norm serve training with quantisation only; looking for them
         # traces a dozen graphs and would cost 2 CPU-seconds a model.
-        SUPPORTED_PATTERNS = [p for p in XNNPACKQuantizer.SUPPORTED_PATTERNS if not p.is_qat]
+        SUPPORTED_PATTERNS = tuple(p for p in XNNPACKQuantizer.SUPPORTED_PATTERNS if not p.is_qat)
 
         def __init__(self, edge_spec: Any) -> None:
             super().__init__()

@@ -11,6 +11,7 @@ maximum (27.1 dB).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ def _converted(
 ) -> bytes:
     import litert_torch
 
+    _keep_channels_last()
     images = [i for i, tensor in enumerate(example_input) if tensor.ndim == 4]
     results = [i for i, rank in enumerate(output_ranks) if rank == 4]
     # The wrapper starts in training mode, whatever it wraps.
@@ -92,6 +94,23 @@ def _converted(
     with scratch_folder() as folder:
         edge.export(str(folder / "fp32.tflite"))
         return (folder / "fp32.tflite").read_bytes()
+
+
+@functools.cache
+def _keep_channels_last() -> None:
+    """Let concatenations and means stay NHWC even where no convolution beside them asks for it.
+
+    Alone in a file they would get a transpose at each edge, which they don't have in a network.
+    """
+    import torch
+    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass import layout_check
+
+    def four_dimensions(node: Any) -> Any:
+        can_be = layout_check.is_4d(node) and layout_check.all_layout_sensitive_inputs_are_4d(node)
+        return layout_check.NHWCable(can_be, must_be=can_be)
+
+    for operator in (torch.ops.aten.cat.default, torch.ops.aten.mean.dim):
+        layout_check.nhwcable_node_checkers[operator] = four_dimensions
 
 
 def _quantised(content: bytes, rows: Sequence[tuple[Tensor, ...]], quantised_io: bool) -> bytes:

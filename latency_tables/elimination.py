@@ -95,7 +95,9 @@ class Trellis:
         for decisions, table in terms:
             if decisions:
                 layer = decisions[-1]
-                join(layers[layer], spread((decisions, table), self._axes[layer]), layers[layer])
+                join(
+                    layers[layer], spread((decisions, table), self._axes[layer]), out=layers[layer]
+                )
         return [edges.reshape(-1, edges.shape[-1]) for edges in layers]
 
     def to_go(

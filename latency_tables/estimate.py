@@ -5,10 +5,11 @@ measurements, runtimes fuse across blocks, and every run has a fixed cost. So th
 ``scale * sum + offset``, fitted on *anchors*, whole networks measured on the same device, by least
 squares on relative errors.
 
-A network that a search measured joins the fit as an anchor that counts `SEARCH_WEIGHT` times. It
-lies where the search is, and the networks that come next share most of its blocks and so most of
-its error, while the table's own anchors are spread over the whole space. The line therefore bends
-towards it where it lies, about half of the way for the first one, and hardly moves elsewhere.
+A network that a search measured joins the fit as an anchor that counts as much as all of the
+table's together. It lies where the search is, and the networks that come next share most of its
+blocks and so most of its error, while the table's anchors are elsewhere. The line bends towards it
+where it lies: by half of the way where the table has anchors of that speed, by nearly all of it
+where the search has gone further than they reach and the line was a guess.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from nasdeploy.latency_tables.elimination import Arch, FloatArray
 from nasdeploy.latency_tables.rows import Anchor
 from nasdeploy.latency_tables.table import LatencyTable
 
-SEARCH_WEIGHT = 4.0
 _LEAST_SPREAD = 1.05
 
 
@@ -139,7 +139,7 @@ class Estimator:
         errors = []
         for left_out in range(len(self.anchors)):
             rest = [n for n in range(len(self.anchors)) if n != left_out]
-            fit = _fit(self._sums[rest], self._ms[rest], self._weights[rest])
+            fit = _fit(self._sums[rest], self._ms[rest], self._weights[rest], self._lowest)
             ms = fit.scale * self._sums[left_out] + fit.offset
             errors.append(abs(float(ms / self._ms[left_out]) - 1))
         return tuple(errors)
@@ -170,13 +170,18 @@ class Estimator:
 
     @cached_property
     def _weights(self) -> FloatArray:
-        return np.array([SEARCH_WEIGHT if a.during_search else 1.0 for a in self.anchors])
+        of_table = sum(not anchor.during_search for anchor in self.anchors)
+        return np.array([max(1.0, of_table) if a.during_search else 1.0 for a in self.anchors])
+
+    @cached_property
+    def _lowest(self) -> float:
+        return self.cost.range().low
 
     @cached_property
     def _fit(self) -> _Fit:
         if not self.anchors:
             return _Fit(1.0, 0.0, False, None, 0, np.zeros((1, 1)))
-        return _fit(self._sums, self._ms, self._weights)
+        return _fit(self._sums, self._ms, self._weights, self._lowest)
 
 
 def _design(sums: FloatArray, ms: FloatArray, with_offset: bool) -> FloatArray:
@@ -185,11 +190,12 @@ def _design(sums: FloatArray, ms: FloatArray, with_offset: bool) -> FloatArray:
     return np.stack(columns, axis=-1)
 
 
-def _fit(sums: FloatArray, ms: FloatArray, weights: FloatArray) -> _Fit:
+def _fit(sums: FloatArray, ms: FloatArray, weights: FloatArray, lowest: float) -> _Fit:
     """Weighted least squares on relative errors.
 
     An offset is fitted from three networks on, if their sums differ by more than 5 %, since it
-    cannot be told from the scale otherwise, and if the scale comes out positive beside it.
+    cannot be told from the scale otherwise, and if beside it the scale is positive and no network
+    of the space, down to the one with the `lowest` sum, takes less than nothing.
     """
     if sums.min() <= 0:
         raise UsageError(
@@ -198,7 +204,7 @@ def _fit(sums: FloatArray, ms: FloatArray, weights: FloatArray) -> _Fit:
         )
     if len(ms) >= 3 and sums.max() > _LEAST_SPREAD * sums.min():
         fit = _solve(sums, ms, weights, with_offset=True)
-        if fit.scale > 0:
+        if fit.scale > 0 and fit.scale * lowest + fit.offset > 0:
             return fit
     return _solve(sums, ms, weights, with_offset=False)
 

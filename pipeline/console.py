@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console as RichConsole
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -100,7 +101,7 @@ class Console:
 
         return update
 
-    def result(self, data: Any, render: Callable[[], Table | str] | None = None) -> None:
+    def result(self, data: Any, render: Callable[[], RenderableType] | None = None) -> None:
         """Write the result of a command: `data` for programs, what `render` makes for people."""
         if self.format is Format.json:
             sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")

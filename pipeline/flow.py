@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from nasdeploy.device_agent.devices import open_device
 from nasdeploy.durable import write_bytes
 from nasdeploy.errors import INTERRUPTED_EXIT_CODE, NasdeployError, UsageError
 from nasdeploy.latency_tables.estimate import Estimator
-from nasdeploy.pipeline.config import RunConfig, write_config
+from nasdeploy.pipeline.config import RunConfig, make_config, read_config, write_config
 from nasdeploy.pipeline.console import Console
 from nasdeploy.pipeline.data import DataSet, load_data
 from nasdeploy.pipeline.estimating import OpenedTable, open_table, space_on_table
 from nasdeploy.pipeline.measuring import Measurements
+from nasdeploy.pipeline.project import merged
 from nasdeploy.pipeline.report import Summary, interval, write_report
-from nasdeploy.pipeline.run_folder import RUNS, RunFolder, digest, git_revision, now
+from nasdeploy.pipeline.run_folder import RUNS, RunFolder, digest, find_run, git_revision, now
 from nasdeploy.pipeline.stages.context import Context
-from nasdeploy.pipeline.stages.export import export_winner
+from nasdeploy.pipeline.stages.export import export_winner, wanted_files
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
 from nasdeploy.pipeline.stages.profile import profile
 from nasdeploy.pipeline.stages.search import Problem, bounds_of, pose, search
@@ -160,9 +162,7 @@ def baselines(context: Context, problem: Problem, winner: dict[str, Any]) -> lis
     return found
 
 
-def run(
-    context: Context, folder: RunFolder, *, replayed: Path | None = None
-) -> Summary:
+def run(context: Context, folder: RunFolder, *, replayed: Path | None = None) -> Summary:
     """Profile, search, train, export, verify, report."""
     config, console = context.config, context.console
     data = load(config)
@@ -252,3 +252,83 @@ def winner_facts(winner: Mapping[str, Any]) -> dict[str, str]:
         "architecture": " ".join(winner["choices"].values()),
         "file": str(winner.get("file", "")),
     }
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run that was searched, with a command's changes to its configuration."""
+
+    folder: RunFolder
+    context: Context
+    winner: Mapping[str, Any]
+    data: DataSet
+
+    @property
+    def train_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.winner["train"]["input_shape"]
+        return channels, height, width
+
+
+def open_run(name: str | None, changes: Mapping[str, Any], console: Console) -> OpenedRun:
+    """The run of that name, or the newest; its configuration with `changes` on top."""
+    folder = RunFolder(find_run(name))
+    values = read_config(folder.config_path).model_dump(exclude_unset=True)
+    config = make_config(merged(values, changes), source=str(folder.config_path))
+    winner = folder.outputs_of("search")
+    if winner is None:
+        raise UsageError(
+            f"{folder.path} has no winner yet. Finish its search: nasdeploy run, nasdeploy search."
+        )
+    console.log(f"Run {folder.path}")
+    return OpenedRun(folder, make_context(config, console), winner, load(config))
+
+
+def train_only(opened: OpenedRun) -> dict[str, Any]:
+    context, config = opened.context, opened.context.config
+    table = open_table(str(opened.winner["table"]), device=config.device)
+    random_archs: list[Arch] = []
+    if config.train.random_baselines:
+        random_archs = baselines(context, pose_on(context, table, opened.data), dict(opened.winner))
+    return train_winner(
+        context,
+        opened.folder,
+        make_space(opened.winner["space"]),
+        opened.data.converted(opened.train_shape),
+        opened.winner,
+        random_archs,
+    )
+
+
+def export_only(
+    opened: OpenedRun, asked: tuple[list[str] | None, list[str] | None] | None
+) -> list[dict[str, Any]]:
+    """Export; every file that was asked for by name must hold its parity."""
+    config = opened.context.config
+    if opened.folder.outputs_of("train") is None:
+        raise UsageError(
+            f"{opened.folder.path} has no trained winner. Train it: "
+            f"nasdeploy train --run {opened.folder.path.name}"
+        )
+    required = [(config.runtime, config.precision)]
+    if asked is not None:
+        runtimes = asked[0] or [config.runtime]
+        precisions = asked[1] or [config.precision]
+        required = [(r, p) for r, p in wanted_files(opened.context) if r in runtimes]
+        required = [(r, p) for r, p in required if p in precisions]
+    return export_winner(
+        opened.context, opened.folder, opened.data, opened.winner, required=required
+    )
+
+
+def verify_only(opened: OpenedRun) -> list[dict[str, Any]]:
+    """Measure the exported files, anew at each call."""
+    done = opened.folder.outputs_of("export")
+    if done is None:
+        raise UsageError(
+            f"{opened.folder.path} has no exported files. Export them: "
+            f"nasdeploy export --run {opened.folder.path.name}"
+        )
+    measurements = Measurements(opened.folder.measurements_path, anew=True)
+    return verify(
+        opened.context, opened.folder, opened.winner, done["files"], measurements, anew=True
+    )

@@ -26,7 +26,7 @@ class NetworkLatency:
     Attributes:
         name: Of the network among the run's measurements.
         file_sha256: Of what was measured.
-        ms: The bound's statistic, over all process starts; `low_ms` and `high_ms` its 95 % interval.
+        ms: The bound's statistic, over all process starts, its 95 % interval `low_ms` to `high_ms`.
         median_ms: Always beside it.
     """
 
@@ -59,13 +59,15 @@ class Measurements:
     Args:
         path: measurements.jsonl of the run; the raw rounds lie beside it.
         replayed: Measurements of another run, to be used instead of measuring.
+        anew: Measure again what is recorded; the new measurement stands beside the old one.
     """
 
-    def __init__(self, path: Path, replayed: Path | None = None) -> None:
+    def __init__(self, path: Path, replayed: Path | None = None, *, anew: bool = False) -> None:
         self.journal = Journal(path)
         self.rounds = path.with_name("rounds.jsonl")
         if replayed is not None and not replayed.is_file():
             raise BadInput(f"There are no measurements in {replayed}.")
+        self._anew = anew
         self._replayed = read_jsonl(replayed) if replayed else []
 
     def recorded(self, name: str, wanted: Mapping[str, Any]) -> NetworkLatency | None:
@@ -77,6 +79,11 @@ class Measurements:
                         self.journal.append(entry)
                     return NetworkLatency(**entry)
         return None
+
+    def _again(self, name: str) -> str:
+        """Tells the sessions of one network apart that was measured several times."""
+        times = sum(entry["name"] == name for entry in self.journal.entries)
+        return f" again {times}" if times else ""
 
     def measure(
         self,
@@ -99,7 +106,8 @@ class Measurements:
             "threads": config.threads,
             "statistic": statistic,
         }
-        if (known := self.recorded(name, wanted)) is not None:
+        known = self.recorded(name, wanted)
+        if known is not None and not self._anew:
             return known
         graph = Graph(name, path)
         sentinel, empty = probe_graphs(context)
@@ -114,7 +122,7 @@ class Measurements:
                 journal=Journal(self.rounds),
                 seed=context.config.seed,
                 starts=STARTS,
-                name=f"{name} {context.runner.runtime} {graph.sha256[:12]}",
+                name=f"{name} {context.runner.runtime} {graph.sha256[:12]}{self._again(name)}",
                 on_progress=measuring_update(update),
             )
         statistics = measured.statistics(cast(Statistic, statistic))

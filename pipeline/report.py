@@ -1,4 +1,4 @@
-"""What a run came to: a table for the terminal, card.md beside the files, report.html with plots."""
+"""What a run came to: a table for the terminal, a card beside the files, a page with plots."""
 
 from __future__ import annotations
 
@@ -51,16 +51,18 @@ class Summary:
             if bound is None
             else f"{format_ms(bound)} ({winner['statistic']}; asked: {asked})",
             "estimated": f"{format_ms(winner['estimated_ms'])} ({interval(*estimated)})",
-            "measured": f"{format_ms(latency['ms'])} ({interval(latency['low_ms'], latency['high_ms'])}"
-            f"; {latency['n']} samples, {latency['starts']} starts): "
-            f"{verdict[latency['within_bound']]}",
+            "measured": (
+                f"{format_ms(latency['ms'])} ({interval(latency['low_ms'], latency['high_ms'])}; "
+                f"{latency['n']} samples, {latency['starts']} starts): "
+                f"{verdict[latency['within_bound']]}"
+            ),
             "architecture": " ".join(winner["choices"].values()),
             "table": str(winner["table"]),
             "candidates measured": str(len(winner["candidates_that_missed"]) + 1),
         }
 
     def file_rows(self) -> list[tuple[str, ...]]:
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for file, latency in zip(self.files, self.measured, strict=True):
             parity = file["parity"]
             verdict = {True: "within", False: "over", None: ""}[latency["within_bound"]]
@@ -132,9 +134,7 @@ def card(summary: Summary) -> str:
         "",
         "## Trained equally within the same bound",
         "",
-        _markdown(
-            ("network", "test", "validation", "epochs", "time"), summary.accuracy_rows()
-        ),
+        _markdown(("network", "test", "validation", "epochs", "time"), summary.accuracy_rows()),
         "",
     ]
     trained, shipped = summary.winner["train"]["classes"], summary.winner["space"]["classes"]

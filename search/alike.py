@@ -26,15 +26,16 @@ def start_alike(candidates: Iterable[nn.Module]) -> None:
     """Give the blocks among `candidates` weights with which they all compute the same.
 
     They have the same input and output shapes. Where the shape stays, what they all compute is the
-    identity, as no block does.
+    identity, as no block does; elsewhere blocks with and without expansion remain two functions.
     """
     blocks = [block for block in candidates if isinstance(block, MBConv)]
-    smallest = min(blocks, key=_size, default=None)
-    if smallest is None:
-        return
+    for widens in (False, True):
+        group = [block for block in blocks if (block.expand is not None) == widens]
+        smallest = min(group, key=_size, default=None)
+        for block in group:
+            if smallest is not None and block is not smallest:
+                _embed(smallest, block)
     for block in blocks:
-        if block is not smallest:
-            _embed(smallest, block)
         if block.residual:
             nn.init.zeros_(block.project.norm.weight)
 

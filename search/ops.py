@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nasdeploy.errors import UnknownName
 from nasdeploy.latency_tables.key import OpKey
+from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
 
 _BATCH_NORM_EPSILON = 1e-3
 
@@ -35,9 +36,13 @@ class ConvBNReLU6(nn.Module):
         activate: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
-        )
+        self.conv: nn.Conv2d
+        if groups == in_channels == out_channels and groups > 1:
+            self.conv = DepthwiseConv2d(in_channels, kernel, stride)
+        else:
+            self.conv = nn.Conv2d(
+                in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+            )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.norm = nn.BatchNorm2d(out_channels, eps=_BATCH_NORM_EPSILON)
         self.act = nn.ReLU6() if activate else nn.Identity()
@@ -79,7 +84,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.linear(x.mean((2, 3))))
+        return cast(Tensor, self.linear(x.mean((2, 3), keepdim=True).flatten(1)))
 
 
 def _conv_bn_relu6(key: OpKey) -> nn.Module:

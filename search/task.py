@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class Task(Protocol):
         """Means over the batch, 0 to 1, the one that counts among them."""
         ...
 
-    def decode(self, outputs: Tensor, labels: Sequence[str]) -> list[object]:
+    def decode(self, outputs: Tensor, labels: Sequence[str]) -> list[Any]:
         """Outputs of a batch as a person reads them, one entry an image."""
         ...
 
@@ -79,7 +79,7 @@ class Classification:
             "top5": float(right.any(dim=1).float().mean()),
         }
 
-    def decode(self, outputs: Tensor, labels: Sequence[str]) -> list[object]:
+    def decode(self, outputs: Tensor, labels: Sequence[str]) -> list[Any]:
         """(label, probability) of the top class of each image."""
         top = outputs.softmax(dim=1).max(dim=1)
         return [

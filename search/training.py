@@ -96,7 +96,7 @@ class TrainSettings:
         """The learning rate at a moment, counted in epochs."""
         if epoch < self.warmup_epochs:
             return self.learning_rate * epoch / self.warmup_epochs
-        if not self.cosine:
+        if not self.cosine or self.warmup_epochs == self.epochs:
             return self.learning_rate
         done = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

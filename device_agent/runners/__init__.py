@@ -20,6 +20,11 @@ and a job is::
      "first_round": 0,                    # the number of the first of these rounds
      "outputs": [{"id": "net", "inputs": "/.../x.npz", "outputs": "/.../y.npz"}]}
 
+With ``--version`` in place of a job it says hello, with its runtime and version, and ends. stdout
+carries these lines and nothing else; what a runtime prints by itself goes to stderr. A model that
+does not load or run is named by one "error" and left out from then on. With more threads than one
+``thread_ns`` is null: the calling thread's time would leave out the others' work.
+
 `rounds` and `outputs` may each be empty. A runner makes the inputs of timed runs itself, from the
 model's own shapes and types (zeros are avoided: some kernels are faster on them). For `outputs`,
 inputs are float32 arrays named ``input_0``... with a leading batch dimension in the layout that the

@@ -61,7 +61,7 @@ def parse_event(line: str) -> Event:
     """The event in a line; `CommandFailed` shows a line that is none."""
     try:
         return _typed(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CommandFailed(
             f"The runner printed a line that is not of its protocol: {line[:_SHOWN]!r} ({error})"
         ) from error

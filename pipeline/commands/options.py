@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -57,7 +58,7 @@ def space_values(
     space: str | None, input_shape: str | None, classes: int | None, width: float | None
 ) -> dict[str, object] | None:
     """The `space` section of a configuration from its options; None where none was given."""
-    values = {
+    values: dict[str, object] = {
         "name": space,
         "input_shape": parse_shape(input_shape),
         "classes": classes,
@@ -65,3 +66,19 @@ def space_values(
     }
     given = {name: value for name, value in values.items() if value is not None}
     return given or None
+
+
+def settings_of(texts: Sequence[str] | None) -> dict[str, Any]:
+    """``["epochs=20", ...]`` to {"epochs": 20, ...}; values are read as YAML."""
+    import yaml
+
+    settings = {}
+    for text in texts or ():
+        name, _, value = text.partition("=")
+        if not name or not value:
+            raise UsageError(f"--set takes NAME=VALUE, such as epochs=20; got {text!r}.")
+        try:
+            settings[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {text!r}: the value cannot be read.") from None
+    return settings

@@ -25,9 +25,7 @@ from nasdeploy.pipeline.commands.options import (
 )
 from nasdeploy.pipeline.console import Console, Format, mapping_table
 
-NameOption = Annotated[
-    str | None, typer.Option("--name", help="Of the run's folder below runs/.")
-]
+NameOption = Annotated[str | None, typer.Option("--name", help="Of the run's folder below runs/.")]
 ReplayOption = Annotated[
     Path | None,
     typer.Option(
@@ -132,17 +130,10 @@ def search(
         nasdeploy search --table pixel1 --latency 80ms --data fashion-mnist-mini
         nasdeploy search --latency 40% --strategy evolution --supernet runs/quickstart/supernet.pt
     """
-    import yaml
-
     from nasdeploy.errors import UsageError
+    from nasdeploy.pipeline.commands.options import settings_of
     from nasdeploy.pipeline.project import config_from
 
-    chosen = {}
-    for setting in settings or ():
-        key, _, value = setting.partition("=")
-        if not value:
-            raise UsageError(f"--set takes NAME=VALUE, such as search_epochs=20; got {setting!r}.")
-        chosen[key] = yaml.safe_load(value)
     bounds = {
         "latency": latency, "statistic": statistic, "params": max_params, "flops": max_flops,
         "memory": max_memory, "size": max_size,
@@ -155,7 +146,7 @@ def search(
             "search": {
                 "strategy": strategy, "steps": steps, "trials": trials, "wall_s": wall,
                 "supernet": None if supernet is None else str(supernet),
-                "settings": chosen or None,
+                "settings": settings_of(settings) or None,
             },
         }
     )  # fmt: skip

@@ -105,7 +105,7 @@ def range_(
     wanted = space_values(space, input_shape, classes, width) or {"name": space}
     made, estimator = space_on_table(wanted, opened, statistic=statistic)
     reach = estimator.range()
-    data = {
+    data: dict[str, Any] = {
         "space": dict(made.config),
         "table": opened.name,
         "statistic": statistic or opened.table.default_statistic,
@@ -118,7 +118,7 @@ def range_(
     Console(format).result(
         data,
         lambda: rows_table(
-            f"{space} on {opened.name}: {data['statistic']} of {opened.table.runtime or 'unknown'}, "
+            f"{space} on {opened.name}: {data['statistic']}, {opened.table.runtime}, "
             f"{estimator.describe()}",
             ["network", "estimate", "choices"],
             [

@@ -22,7 +22,7 @@ from nasdeploy.export.artifact import Artifact, Calibration
 from nasdeploy.export.exporters import SUFFIX, exporter
 from nasdeploy.export.parity import Parity, check, compare, to_layout
 from nasdeploy.export.sidecar import write_sidecar
-from nasdeploy.pipeline.config import Precision
+from nasdeploy.pipeline.config import Precision, Runtime
 from nasdeploy.pipeline.data import DataSet
 from nasdeploy.pipeline.run_folder import RunFolder
 from nasdeploy.pipeline.stages.context import Context
@@ -48,10 +48,10 @@ class Reference:
     calibration: Calibration
 
 
-def wanted_files(context: Context) -> list[tuple[str, Precision]]:
+def wanted_files(context: Context) -> list[tuple[Runtime, Precision]]:
     """(runtime, precision) of every file; the one that was searched for comes first."""
     config = context.config
-    chosen: tuple[str, Precision] = (config.runtime, config.precision)
+    chosen: tuple[Runtime, Precision] = (config.runtime, config.precision)
     runtimes = dict.fromkeys((config.runtime, *config.export.runtimes))
     precisions = dict.fromkeys((config.precision, *config.export.precisions))
     others = [(r, p) for r in runtimes for p in precisions if (r, p) != chosen]
@@ -64,7 +64,7 @@ def export_winner(
     data: DataSet,
     winner: Mapping[str, Any],
     *,
-    required: Sequence[tuple[str, Precision]],
+    required: Sequence[tuple[Runtime, Precision]],
 ) -> list[dict[str, Any]]:
     """Write every wanted file with its sidecar, and parity.json; returns its entries.
 

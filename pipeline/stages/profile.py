@@ -212,7 +212,14 @@ def _table(
 
 def _fit(space: SearchSpace, table: LatencyTable, statistic: str) -> dict[str, Any]:
     estimator = estimator_of(space, table, statistic=statistic)
-    return {"space": space.name, "statistic": statistic, **estimator.fit_record()}
+    return {
+        "space": space.name,
+        "deployment": deployment_of(space),
+        "statistic": statistic,
+        "scale": estimator.scale,
+        "offset_ms": estimator.offset,
+        "leave_one_out_errors_pct": [round(100 * error, 3) for error in estimator.loo_errors],
+    }
 
 
 def set_aside(table: Path) -> None:

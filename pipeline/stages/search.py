@@ -219,7 +219,7 @@ def _winner(
     live: list[Estimator],
     measurements: Measurements,
 ) -> dict[str, Any]:
-    """The best candidate that holds the bound on the device; on the estimate where there is none."""
+    """The best candidate that holds the bound on the device; without one, on the estimate."""
     device = _device_of(context, problem)
     tried: list[NetworkLatency] = []
     excluded: frozenset[Arch] = frozenset()

@@ -105,14 +105,13 @@ def random_within(
     """
     rng = Random(seed)
     found: list[Arch] = []
-    for _ in range(_MOST_DRAWS // _DRAWS):
+    drawn = 0
+    while len(found) < n and drawn < _MOST_DRAWS:
         draws = [space.sample(rng) for _ in range(_DRAWS)]
-        for index in np.flatnonzero(bounds.admits(draws)):
-            if draws[index] not in found and draws[index] != exclude:
-                found.append(draws[index])
-            if len(found) == n:
-                return found
-    return found
+        drawn += len(draws)
+        within = [draws[index] for index in np.flatnonzero(bounds.admits(draws))]
+        found += [arch for arch in dict.fromkeys(within) if arch not in found and arch != exclude]
+    return found[:n]
 
 
 def make_train_settings(values: Mapping[str, Any], *, seed: int) -> TrainSettings:

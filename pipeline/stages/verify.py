@@ -21,6 +21,8 @@ def verify(
     winner: Mapping[str, Any],
     files: Sequence[Mapping[str, Any]],
     measurements: Measurements,
+    *,
+    anew: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure every exported file, the searched one first, and write measured.json.
 
@@ -38,7 +40,7 @@ def verify(
         "statistic": statistic,
     }
     done = folder.outputs_of("verify")
-    if done is not None and folder.is_done("verify", inputs):
+    if done is not None and not anew and folder.is_done("verify", inputs):
         context.console.log("verify: done already, its inputs are unchanged")
         return list(done["files"])
     entries = []

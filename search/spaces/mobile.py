@@ -198,7 +198,8 @@ class MobileSpace:
         body = self._assemble(deployment or self.deployment, task, choice)
         return Supernet(body, partial(self.build, task=task, deployment=deployment))
 
-    def _assemble(self, deployment: Deployment, task: Task, block: Callable[[int, _Slot], nn.Module]
+    def _assemble(
+        self, deployment: Deployment, task: Task, block: Callable[[int, _Slot], nn.Module]
     ) -> nn.Module:
         from torch import nn
 

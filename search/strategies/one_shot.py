@@ -145,15 +145,15 @@ class OneShot:
             Request(number, arch, self.seed) for number, arch in enumerate(archs, self._trials)
         ]
         scored = dict(self._evaluator(requests))
-        latencies = self.bounds.estimator().population(archs) if archs else []
+        latency = self.bounds.estimator().calibrated
         trials = []
-        for request, latency in zip(requests, latencies, strict=True):
+        for request in requests:
             outcome = scored[request.number]
             if isinstance(outcome, str):
                 trials.append(Trial(request.number, request.arch, failure=outcome))
                 continue
             others = {limit.name: limit.cost.of(request.arch) for limit in self.bounds.others}
-            metrics = {**outcome, "latency_ms": float(latency), **others}
+            metrics = {**outcome, "latency_ms": latency.of(request.arch), **others}
             self._scored[request.arch] = metrics[self.task.metric]
             trials.append(Trial(request.number, request.arch, metrics))
         return trials

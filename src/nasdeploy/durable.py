@@ -20,6 +20,13 @@ from typing import Any, BinaryIO
 from nasdeploy.errors import OutOfResources
 
 
+def cache_dir() -> Path:
+    """What can be made again: ``$NASDEPLOY_CACHE``, or ``nasdeploy`` in the user's cache folder."""
+    if chosen := os.environ.get("NASDEPLOY_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nasdeploy"
+
+
 @contextlib.contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     try:

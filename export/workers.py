@@ -1,0 +1,158 @@
+"""Worker processes that stay for many tasks: importing a converter costs up to 6 CPU-seconds.
+
+`concurrent.futures` would do, except that it cannot say which task a dead worker had in hand, and a
+converter written in C++ does die. Each worker has one task at a time and a pipe of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_WORKER_BYTES = 1_500_000_000  # what a converter with its imports was seen to take, with some room
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What came of a task instead of its result."""
+
+    kind: str
+    message: str
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    task: int | None = None
+
+
+def worker_count(tasks: int) -> int:
+    """One per core that this process may use, as far as the memory goes, and no more than tasks."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, StopIteration):  # it counts reclaimable caches; Linux has it
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1])
+    return max(1, min(len(os.sched_getaffinity(0)), tasks, free // _WORKER_BYTES))
+
+
+def run_in_workers(
+    function: Callable[[Any], Any], tasks: Sequence[bytes], *, workers: int, scratch: Path
+) -> Iterator[tuple[int, Any | Failed]]:
+    """(index, result) as tasks end; a failure is yielded too, and no task is started after it.
+
+    Args:
+        function: Importable by name; it gets a task unpickled, in a process with one thread.
+        tasks: Pickled, in the order in which they are started.
+        scratch: Where the workers' temporary files go; the caller removes it.
+    """
+    pool = _start(function, workers, scratch)
+    try:
+        waiting = list(enumerate(tasks))[::-1]
+        for worker in pool:
+            _hand_out(worker, waiting)
+        while busy := [worker for worker in pool if worker.task is not None]:
+            ready = set(wait([w.pipe for w in busy] + [w.process.sentinel for w in busy]))
+            for worker in busy:
+                if worker.pipe not in ready and worker.process.sentinel not in ready:
+                    continue
+                task, result = worker.task, _result(worker)
+                assert task is not None
+                worker.task = None
+                if isinstance(result, Failed):
+                    waiting.clear()
+                else:
+                    _hand_out(worker, waiting)
+                yield task, result
+    finally:
+        _stop(pool)
+
+
+def _start(function: Callable[[Any], Any], workers: int, scratch: Path) -> list[_Worker]:
+    context = multiprocessing.get_context("spawn")
+    kept = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    pool = []
+    try:
+        # Read once, when the library is loaded: they must be there before the child starts.
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(function, theirs, str(scratch)), daemon=True
+            )
+            process.start()
+            theirs.close()
+            pool.append(_Worker(process, ours))
+    except BaseException:
+        _stop(pool)
+        raise
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+    return pool
+
+
+def _hand_out(worker: _Worker, waiting: list[tuple[int, bytes]]) -> None:
+    if waiting:
+        worker.task, task = waiting.pop()
+        # A worker that died meanwhile shows at its sentinel, with this task in hand.
+        with contextlib.suppress(OSError):
+            worker.pipe.send_bytes(task)
+
+
+def _result(worker: _Worker) -> Any | Failed:
+    try:
+        if worker.pipe.poll():
+            return worker.pipe.recv()
+    except (EOFError, OSError):
+        pass
+    worker.process.join()
+    code = worker.process.exitcode or 0
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    hint = " (often: out of memory; try fewer workers)" if code == -signal.SIGKILL else ""
+    return Failed("WorkerDied", f"its process ended with {how}{hint}")
+
+
+def _stop(pool: Sequence[_Worker]) -> None:
+    for worker in pool:
+        worker.pipe.close()  # an idle one takes that as its end
+        if worker.task is not None:
+            worker.process.terminate()
+    for worker in pool:
+        worker.process.join(5)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        worker.process.close()
+
+
+def _serve(function: Callable[[Any], Any], pipe: Connection, scratch: str) -> None:
+    # Ctrl-C reaches the whole process group; the parent ends the workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # An ordinary end gives back what multiprocessing would otherwise report as leaked.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    tempfile.tempdir = scratch
+    while True:
+        try:
+            content = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return  # the parent is gone
+        try:
+            result = function(pickle.loads(content))
+        except Exception as error:
+            result = Failed(type(error).__name__, str(error))
+        pipe.send(result)

@@ -1,0 +1,194 @@
+"""``nasdeploy train``, ``export``, ``verify`` and ``bench``: from the winner to a proven file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nasdeploy.pipeline.commands.options import (
+    DeviceOption,
+    FormatOption,
+    RunOption,
+    StatisticOption,
+)
+from nasdeploy.pipeline.console import Console, Format, mapping_table, rows_table
+
+RuntimesOption = Annotated[
+    list[str] | None, typer.Option("--runtime", help="Of the file; may be given several times.")
+]
+PrecisionsOption = Annotated[
+    list[str] | None, typer.Option("--precision", help="fp32 or int8; may be given several times.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(train)
+    app.command()(export)
+    app.command()(verify)
+    app.command()(bench)
+
+
+def train(
+    run: RunOption = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the trainer: NAME=VALUE.")
+    ] = None,
+    baselines: Annotated[
+        int | None,
+        typer.Option("--random-baselines", help="Random networks of the bound, trained equally."),
+    ] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Train the winner of a search.
+
+    \b
+    Examples:
+        nasdeploy train
+        nasdeploy train --run quickstart --epochs 100 --set learning_rate=0.05
+    """
+    from nasdeploy.pipeline import flow
+    from nasdeploy.pipeline.commands.options import settings_of
+
+    changed = {**settings_of(settings), **({"epochs": epochs} if epochs is not None else {})}
+    console = Console(format)
+    opened = flow.open_run(
+        run,
+        {"train": {"settings": changed or None, "random_baselines": baselines}},
+        console,
+    )
+    with flow.held(opened.folder, opened.context.config):
+        trained = flow.train_only(opened)
+    console.next(
+        f"{opened.folder.winner}/weights.pt", f"nasdeploy export --run {opened.folder.path.name}"
+    )
+    rows = [
+        [name, f"{r['test']['accuracy']:.2%}", f"{r['test']['top5']:.2%}", r["epochs"]]
+        for name, r in trained.items()
+    ]
+    console.result(
+        trained,
+        lambda: rows_table("On the test set", ["network", "top-1", "top-5", "epochs"], rows),
+    )
+
+
+def export(
+    run: RunOption = None,
+    runtime: RuntimesOption = None,
+    precision: PrecisionsOption = None,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", help="Points of accuracy that int8 may cost.")
+    ] = None,
+    calibration_images: Annotated[
+        int | None, typer.Option("--calibration-images", help="Training images for int8.")
+    ] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Export the trained winner, and hold each file against the model that it came from.
+
+    \b
+    Examples:
+        nasdeploy export --precision int8
+        nasdeploy export --runtime litert --runtime executorch --precision fp32 --precision int8
+    """
+    from nasdeploy.pipeline import flow
+    from nasdeploy.pipeline.report import percent
+    from nasdeploy.units import format_bytes
+
+    console = Console(format)
+    sections: dict[str, Any] = {
+        "export": {
+            "runtimes": runtime,
+            "precisions": precision,
+            "max_drop_points": max_drop,
+            "calibration_images": calibration_images,
+        }
+    }
+    opened = flow.open_run(run, sections, console)
+    asked = (runtime, precision) if runtime or precision else None
+    with flow.held(opened.folder, opened.context.config):
+        files = flow.export_only(opened, asked)
+    console.next(str(opened.folder.winner), f"nasdeploy verify --run {opened.folder.path.name}")
+    rows = []
+    for file in files:
+        parity = file["parity"]
+        sqnr = parity["sqnr_db"]
+        delegated = file["delegated_share"]
+        rows.append(
+            [
+                file["path"],
+                format_bytes(file["size_bytes"]),
+                "equal" if sqnr is None else f"{sqnr:.1f} dB",
+                f"{parity['max_abs']:.3g}",
+                percent(parity["top1_agreement"]),
+                percent(parity["accuracy"]),
+                "unknown" if delegated is None else f"{delegated:.0%}",
+            ]
+        )
+    columns = ["file", "size", "SQNR", "max abs", "agreement", "accuracy", "delegated"]
+    console.result(files, lambda: rows_table("Against the model", columns, rows))
+
+
+def verify(
+    run: RunOption = None,
+    device: DeviceOption = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Run the exported files on the device, and hold the searched one against the bound.
+
+    Exit code 5 if it does not hold it. Each call measures anew.
+
+    \b
+    Example:
+        nasdeploy verify --device local
+    """
+    from nasdeploy.pipeline import flow
+    from nasdeploy.pipeline.report import interval
+    from nasdeploy.units import format_ms
+
+    console = Console(format)
+    opened = flow.open_run(run, {"device": device}, console)
+    with flow.held(opened.folder, opened.context.config):
+        measured = flow.verify_only(opened)
+    console.next(f"{opened.folder.winner}/measured.json", f"read {opened.folder.winner}/card.md")
+    rows = [
+        [
+            entry["file"],
+            format_ms(entry["ms"]),
+            interval(entry["low_ms"], entry["high_ms"]),
+            {True: "within the bound", False: "over the bound", None: "no bound"}[
+                entry["within_bound"]
+            ],
+        ]
+        for entry in measured
+    ]
+    title = f"{measured[0]['statistic']}, {measured[0]['starts']} process starts"
+    console.result(
+        measured, lambda: rows_table(title, ["file", "measured", "95 % interval", ""], rows)
+    )
+
+
+def bench(
+    file: Annotated[Path, typer.Argument(help="A .pte, .tflite or .onnx file.")],
+    device: DeviceOption = None,
+    threads: Annotated[int, typer.Option("--threads", help="Worker threads.")] = 1,
+    samples: Annotated[int, typer.Option("--samples", help="At least.")] = 50,
+    statistic: StatisticOption = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Measure any model file on a device.
+
+    \b
+    Example:
+        nasdeploy bench model.tflite --device local --threads 2
+    """
+    from nasdeploy.pipeline.stages.bench import bench as measure_file
+
+    console = Console(format)
+    data = measure_file(
+        file, console, device=device or "local", threads=threads, samples=samples,
+        statistic=statistic or "median",
+    )  # fmt: skip
+    console.result(data, lambda: mapping_table(str(file), data))

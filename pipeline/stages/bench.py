@@ -1,0 +1,70 @@
+"""Measure any file: the protocol of a verification, without a run around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+from nasdeploy.device_agent.devices import open_device
+from nasdeploy.device_agent.job import Graph
+from nasdeploy.device_agent.measure import MeasureConfig
+from nasdeploy.device_agent.statistics import Statistic, check_statistic
+from nasdeploy.device_agent.verify import measure_network
+from nasdeploy.durable import Journal
+from nasdeploy.errors import UsageError
+from nasdeploy.export.exporters import SUFFIX
+from nasdeploy.pipeline.config import make_config
+from nasdeploy.pipeline.console import Console
+from nasdeploy.pipeline.stages.context import Context
+from nasdeploy.pipeline.stages.files import measuring_update, probe_graphs
+
+STARTS = 3
+
+
+def bench(
+    path: Path, console: Console, *, device: str, threads: int, samples: int, statistic: str
+) -> dict[str, Any]:
+    """The latency of a file in milliseconds, over three process starts, as plain data."""
+    check_statistic(statistic)
+    runtimes = {suffix: runtime for runtime, suffix in SUFFIX.items()}
+    if path.suffix not in runtimes:
+        raise UsageError(f"{path} is none of {', '.join(sorted(runtimes))}.")
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.")
+    runtime = runtimes[path.suffix]
+    config = make_config(
+        {"runtime": runtime, "precision": "fp32", "threads": threads, "data": "none"},
+        source="options",
+    )
+    context = Context(config, open_device(device), console)
+    sentinel, empty = probe_graphs(context)
+    with TemporaryDirectory() as folder, console.progress("Measuring") as update:
+        measured = measure_network(
+            context.device,
+            context.runner,
+            Graph(path.name, path),
+            sentinel=sentinel,
+            empty=empty,
+            config=MeasureConfig(threads=threads, min_samples=samples),
+            journal=Journal(Path(folder) / "rounds.jsonl"),
+            seed=0,
+            starts=STARTS,
+            on_progress=measuring_update(update),
+        )
+    found = measured.statistics(cast(Statistic, statistic))
+    return {
+        "runtime": f"{runtime} {measured.session.version}",
+        "device": context.info.fingerprint,
+        "threads": threads,
+        f"{statistic}_ms": found.value(cast(Statistic, statistic)),
+        f"{statistic}_ci95_ms": list(found.ci95_ms) if found.ci95_ms else None,
+        "min_ms": found.min_ms,
+        "p10_ms": found.p10_ms,
+        "median_ms": found.median_ms,
+        "p95_ms": found.p95_ms,
+        "samples": found.n,
+        "starts": measured.session.starts,
+        "rejected_rounds": measured.session.rejected,
+        "peak_rss_bytes": measured.session.peak_rss_bytes,
+    }

@@ -1,0 +1,98 @@
+"""Real files for the real runtime that starts quickest, and a runner that says what it is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from nasdeploy.device_agent.device import Device
+from nasdeploy.device_agent.job import Graph
+from nasdeploy.device_agent.local import LocalDevice
+from nasdeploy.device_agent.measure import MeasureConfig
+
+SCRIPTED = Path(__file__).with_name("scripted_runner.py")
+
+
+def write_onnx(path: Path, nodes: Sequence[onnx.NodeProto], shape: Sequence[int]) -> None:
+    """A graph from ``x`` to ``y`` of one shape, with a 3x3 kernel ``w`` to use."""
+    kernel = np.random.default_rng(0).normal(size=(shape[1], shape[1], 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        list(nodes),
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, list(shape))],
+        [numpy_helper.from_array(kernel, "w")],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+
+
+def write_convolution(path: Path, channels: int, size: int) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    write_onnx(path, [node], (1, channels, size, size))
+
+
+@pytest.fixture(scope="session")
+def onnx_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with empty.onnx, sentinel.onnx, small.onnx, large.onnx and damaged.onnx."""
+    folder = tmp_path_factory.mktemp("onnx")
+    write_onnx(folder / "empty.onnx", [helper.make_node("Add", ["x", "x"], ["y"])], (1, 1, 2, 2))
+    write_convolution(folder / "sentinel.onnx", 16, 12)
+    write_convolution(folder / "small.onnx", 8, 8)
+    write_convolution(folder / "large.onnx", 24, 24)
+    (folder / "damaged.onnx").write_bytes(b"not a model")
+    return folder
+
+
+@pytest.fixture
+def graph(onnx_files: Path) -> Callable[[str], Graph]:
+    """A graph by the name of its .onnx file."""
+    return lambda name: Graph(name, onnx_files / f"{name}.onnx")
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalDevice:
+    """This machine with folders of its own, so that tests neither wait for nor disturb a user."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return LocalDevice(tmp_path / "device")
+
+
+@pytest.fixture
+def quick() -> MeasureConfig:
+    """So few rounds that a test is over at once, and so tolerant that a busy machine passes."""
+    return MeasureConfig(
+        warmups=1, min_samples=12, min_duration_s=0.0, rounds_per_start=3, sentinel_tolerance=50.0
+    )
+
+
+@dataclass(frozen=True)
+class ScriptedRunner:
+    """A real process that speaks the protocol and gives the times that its script says.
+
+    Attributes:
+        script: What `scripted_runner.py` is told: see there.
+    """
+
+    script: str
+    runtime: str = "onnxruntime"
+    suffix: str = ".onnx"
+
+    def prepare(self, device: Device) -> None: ...
+
+    def check(self, device: Device) -> str:
+        return "1"
+
+    def argv(self, job: str) -> Sequence[str]:
+        return (sys.executable, str(SCRIPTED), self.script, job)
+
+
+@pytest.fixture
+def scripted() -> Callable[[str], ScriptedRunner]:
+    return ScriptedRunner

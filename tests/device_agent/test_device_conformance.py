@@ -1,0 +1,140 @@
+"""What every device promises. A new one joins by a line in `OPENERS`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nasdeploy.device_agent.device import Device
+from nasdeploy.device_agent.devices import DEVICES, list_devices, open_device
+from nasdeploy.device_agent.local import LocalDevice
+from nasdeploy.errors import CommandFailed, DeviceError, UnknownName, UsageError
+
+OPENERS: dict[str, Callable[[Path], Device]] = {
+    "local": lambda folder: LocalDevice(folder / "device"),
+}
+
+
+@pytest.fixture(params=sorted(OPENERS))
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
+    return OPENERS[request.param](tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a file.bin"
+    path.write_bytes(bytes(range(256)) * 1000)
+    return path
+
+
+def test_every_registered_device_is_held_to_these_promises() -> None:
+    assert set(OPENERS) == set(DEVICES)
+
+
+def test_what_was_pushed_comes_back_as_it_was(device: Device, file: Path, tmp_path: Path) -> None:
+    remote = f"{device.workdir}/deep/er/it's here.bin"
+    device.push(file, remote)
+    device.pull(remote, tmp_path / "back.bin")
+    assert (tmp_path / "back.bin").read_bytes() == file.read_bytes()
+
+
+def test_a_push_replaces_what_was_there(device: Device, file: Path, tmp_path: Path) -> None:
+    remote = f"{device.workdir}/x.bin"
+    device.push(file, remote)
+    file.write_bytes(b"another")
+    device.push(file, remote)
+    device.pull(remote, tmp_path / "back.bin")
+    assert (tmp_path / "back.bin").read_bytes() == b"another"
+
+
+def test_what_is_there_already_is_not_written_again(device: Device, file: Path) -> None:
+    remote = f"{device.workdir}/x.bin"
+    device.push(file, remote)
+    stat = ["stat", "-c", "%i %Y", remote]
+    before = device.run(stat, timeout_s=10).stdout
+    device.push(file, remote)
+    assert device.run(stat, timeout_s=10).stdout == before
+
+
+def test_a_push_leaves_nothing_else_behind(device: Device, file: Path) -> None:
+    device.push(file, f"{device.workdir}/x.bin")
+    assert device.run(["ls", "-A", device.workdir], timeout_s=10).stdout == "x.bin\n"
+
+
+@pytest.mark.parametrize("outside", ["/etc/passwd", "{}/../other", "{}", "../x"])
+def test_nothing_outside_its_folder_is_touched(
+    device: Device, file: Path, outside: str, tmp_path: Path
+) -> None:
+    remote = outside.format(device.workdir)
+    with pytest.raises(UsageError, match="outside"):
+        device.push(file, remote)
+    with pytest.raises(UsageError, match="outside"):
+        device.pull(remote, tmp_path / "back")
+
+
+def test_a_link_that_leads_out_is_not_followed(device: Device, file: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    made = device.run(["ln", "-s", str(elsewhere), f"{device.workdir}/link"], timeout_s=10)
+    assert made.exit_code == 0
+    with pytest.raises(UsageError, match="outside"):
+        device.push(file, f"{device.workdir}/link/x.bin")
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_file_that_is_not_there_cannot_be_pulled(device: Device, tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="no file"):
+        device.pull(f"{device.workdir}/missing", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_command_has_exit_code_and_separate_streams(device: Device) -> None:
+    done = device.run(["sh", "-c", "echo out; echo err >&2; exit 7"], timeout_s=10)
+    assert (done.exit_code, done.stdout, done.stderr) == (7, "out\n", "err\n")
+
+
+def test_no_argument_is_read_by_a_shell(device: Device) -> None:
+    odd = "a b; $(echo c) `d` 'e' \"f\" * \\ \n g"
+    assert device.run(["printf", "%s", odd], timeout_s=10).stdout == odd
+
+
+def test_lines_come_before_the_command_ends(device: Device) -> None:
+    times: list[float] = []
+    script = "echo 1; sleep 0.6; echo 2"
+    device.run(
+        ["sh", "-c", script], timeout_s=10, on_line=lambda line: times.append(time.monotonic())
+    )
+    assert times[1] - times[0] > 0.3
+
+
+def test_a_command_that_hangs_is_ended_with_its_children(device: Device) -> None:
+    lines: list[str] = []
+    with pytest.raises(DeviceError):
+        device.run(["sh", "-c", "sleep 77 & echo $!; wait"], timeout_s=0.5, on_line=lines.append)
+    for _ in range(100):
+        if device.run(["kill", "-0", lines[0]], timeout_s=10).exit_code != 0:
+            return
+        time.sleep(0.02)
+    pytest.fail("a child of the command runs on")
+
+
+def test_a_device_says_who_it_is_the_same_way_each_time(device: Device) -> None:
+    info = device.info()
+    assert info == device.info()
+    assert info.fingerprint.strip() == info.fingerprint != ""
+    assert info.cores >= 1
+    assert info.target in ("arm64", "x86-64")
+
+
+def test_a_misspelt_device_is_answered_with_the_likely_one() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'local'"):
+        open_device("lokal")
+
+
+def test_this_machine_is_always_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert [device.name for device in list_devices()] == ["local"]
+    assert open_device("local").workdir == str(tmp_path / "nasdeploy" / "device")
