@@ -114,9 +114,7 @@ class _Depthwise(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.dilation = stride, dilation
         padding = dilation * (weight.shape[-1] - 1) // 2
-        return functional.conv2d(
-            x, weight, None, stride, padding, dilation, groups=weight.shape[0]
-        )
+        return functional.conv2d(x, weight, None, stride, padding, dilation, groups=weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
