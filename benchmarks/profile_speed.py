@@ -18,7 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nasdeploy.export.cache import ExportJob, export_many
+from nasdeploy.device_agent.devices import open_device
+from nasdeploy.device_agent.job import Graph
+from nasdeploy.device_agent.measure import MeasureConfig
+from nasdeploy.device_agent.measure import measure as measure_graphs
+from nasdeploy.device_agent.runners.runner import open_runner
+from nasdeploy.device_agent.session import Session
+from nasdeploy.durable import Journal
+from nasdeploy.export.cache import CachedFile, ExportJob, export_many
 from nasdeploy.export.exporters import EXPORTERS
 from nasdeploy.export.probes import (
     EMPTY_INPUT_SHAPES,
@@ -56,7 +63,7 @@ def jobs_of(count: int) -> list[ExportJob[str]]:
 
 
 def measure(jobs: list[ExportJob[str]], runtime: str, precision: Any) -> dict[str, Any]:
-    def export(cache: Path, workers: int | None) -> Callable[[], object]:
+    def export(cache: Path, workers: int | None) -> Callable[[], dict[str, CachedFile]]:
         return lambda: export_many(
             jobs,
             cache,
@@ -70,9 +77,10 @@ def measure(jobs: list[ExportJob[str]], runtime: str, precision: Any) -> dict[st
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _, wall_s, cpu_s = timed(export(folder / "parallel", None))
+        files, wall_s, cpu_s = timed(export(folder / "parallel", None))
         _, cached_wall_s, cached_cpu_s = timed(export(folder / "parallel", None))
         _, single_wall_s, single_cpu_s = timed(export(folder / "single", 1))
+        session, measuring_s, _ = timed(lambda: rounds(files, runtime, folder / "rounds.jsonl"))
         return {
             "runtime": runtime,
             "precision": precision,
@@ -86,7 +94,26 @@ def measure(jobs: list[ExportJob[str]], runtime: str, precision: Any) -> dict[st
             "cached_wall_s": round(cached_wall_s, 4),
             "cached_cpu_s": round(cached_cpu_s, 4),
             "cached_s_per_op": round(cached_wall_s / len(jobs), 5),
+            "measuring_wall_s": round(measuring_s, 2),
+            "rounds": session.accepted,
+            "rejected_rounds": session.rejected,
         }
+
+
+def rounds(files: dict[str, CachedFile], runtime: str, journal: Path) -> Session:
+    """The measuring of a profile with its default settings, without anchors."""
+    graphs = {key: Graph(key, file.path) for key, file in files.items()}
+    sentinel, empty = graphs.pop("sentinel"), graphs.pop("empty")
+    return measure_graphs(
+        open_device("local"),
+        open_runner(runtime),
+        list(graphs.values()),
+        sentinel=sentinel,
+        empty=empty,
+        config=MeasureConfig(),
+        journal=Journal(journal),
+        seed=0,
+    )
 
 
 def main() -> None:
