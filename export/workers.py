@@ -41,11 +41,16 @@ class _Worker:
 
 def worker_count(tasks: int) -> int:
     """One per core that this process may use, as far as the memory goes, and no more than tasks."""
+    return max(1, min(len(os.sched_getaffinity(0)), tasks, available_bytes() // _WORKER_BYTES))
+
+
+def available_bytes() -> int:
+    """Memory of this machine that is free, or can be freed at once."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, StopIteration):  # it counts reclaimable caches; Linux has it
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1])
-    return max(1, min(len(os.sched_getaffinity(0)), tasks, free // _WORKER_BYTES))
+    return free
 
 
 def run_in_workers(

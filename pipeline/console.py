@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 PROGRESS_LINE_EVERY_S = 10.0
+FORECAST_AFTER_S = 2.0
 
 
 class Format(StrEnum):
@@ -53,14 +55,29 @@ class Console:
     def error(self, text: str) -> None:
         self._err.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
 
-    def next(self, wrote: str, command: str) -> None:
-        """How every command ends: where it wrote, and the command that comes next."""
-        self.log(f"Wrote {wrote}")
+    def next(self, command: str, *, wrote: str | None = None) -> None:
+        """How every command ends: where it wrote, if anywhere, and the command that comes next."""
+        if wrote is not None:
+            self.log(f"Wrote {wrote}")
         self.log(f"Next: {command}")
+
+    def loading(self) -> None:
+        """Say what the next seconds go by with, unless that is done already."""
+        if "torch" not in sys.modules:
+            self.log("Loading torch: a few seconds")
+
+    def set_aside(self, what: str, aside: Path | None) -> None:
+        """Say where results of other inputs are now, if there were any."""
+        if aside is not None:
+            self.log(f"{what} was made with other settings; it is now in {aside}")
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Update]:
-        """A bar with the time that is left; lines every ten seconds where there is no terminal."""
+        """A bar with the time that is left.
+
+        Where there is no terminal, lines: the first as soon as there is a forecast of something
+        longer than two seconds, then one every ten.
+        """
         if self.quiet:
             yield lambda done, total, text="": None
         elif self._err.is_terminal:
@@ -87,15 +104,20 @@ class Console:
             yield update
 
     def _lines(self, label: str) -> Update:
-        start = last = time.monotonic()
+        start = time.monotonic()
+        last: float | None = None
 
         def update(done: float, total: float, text: str = "") -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last < PROGRESS_LINE_EVERY_S:
+            left = (now - start) / done * (total - done) if done else None
+            if last is None:
+                due = now - start >= PROGRESS_LINE_EVERY_S or (left or 0) >= FORECAST_AFTER_S
+            else:
+                due = now - last >= PROGRESS_LINE_EVERY_S
+            if not due:
                 return
             last = now
-            left = (now - start) / done * (total - done) if done else None
             eta = f", {left:.0f} s left" if left is not None else ""
             self.log(f"{label}: {done:g} of {total:g}{eta}{'  ' + text if text else ''}")
 
@@ -116,7 +138,7 @@ class Console:
 def rows_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: str = ""
 ) -> Table:
-    """A table for people; `right` names the columns (by their first letters) that are numbers."""
+    """A table for people; `right` names the columns of numbers, with | between them."""
     table = Table(title=escape(title), title_justify="left")
     for column in columns:
         numeric = column in right.split("|")

@@ -206,6 +206,10 @@ class Proxyless:
         return self._epoch >= self._trainer.epochs
 
     @property
+    def total_steps(self) -> int:
+        return self._trainer.epochs
+
+    @property
     def progress(self) -> str:
         return self._progress
 
