@@ -40,6 +40,20 @@ Count = Annotated[int, _read_by(parse_count)]
 Bytes = Annotated[int, _read_by(parse_bytes)]
 
 
+def _numbers(settings: Any) -> Any:
+    """YAML 1.1 takes 1e-3 for a text, since it has no point; people mean the number."""
+    if not isinstance(settings, dict):
+        return settings
+    number = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
+    return {
+        name: float(value) if isinstance(value, str) and number.fullmatch(value) else value
+        for name, value in settings.items()
+    }
+
+
+Settings = Annotated[dict[str, Any], BeforeValidator(_numbers)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,11 +63,11 @@ class BoundsConfig(_Section):
 
     `latency` with its unit ("100ms"), or as a share of what the space can reach on the table
     ("40%"). `statistic` is that of the latency: of the table's rows, of the candidates and of the
-    final file alike.
+    final file alike; the median where none is named, or what a published table has instead.
     """
 
     latency: LatencyText | None = None
-    statistic: Statistic = "median"
+    statistic: Statistic | None = None
     params: Count | None = Field(None, gt=0)
     flops: Count | None = Field(None, gt=0)
     memory: Bytes | None = Field(None, gt=0)
@@ -78,7 +92,7 @@ class SearchConfig(_Section):
     """Which strategy, with which settings, for how long, and how many candidates are measured."""
 
     strategy: str = "proxyless"
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: Settings = Field(default_factory=dict)
     batch_size: int = Field(64, ge=2)
     steps: int | None = Field(None, ge=1)
     trials: int | None = Field(None, ge=1)
@@ -90,7 +104,7 @@ class SearchConfig(_Section):
 class TrainConfig(_Section):
     """How the winner is trained; `settings` are those of the trainer (docs/data.md)."""
 
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: Settings = Field(default_factory=dict)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     random_baselines: int = Field(0, ge=0)
     workers: int | None = Field(None, ge=1)

@@ -15,11 +15,11 @@ import yaml
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 PROGRESS_LINE_EVERY_S = 10.0
-FORECAST_AFTER_S = 2.0
+FORECAST_OVER_S = 2.0
 
 
 class Format(StrEnum):
@@ -29,7 +29,7 @@ class Format(StrEnum):
 
 
 Update = Callable[..., None]
-"""``update(done, total, text="")`` of a running progress."""
+"""``update(done, total, text="", left_s=None)`` of a running progress."""
 
 
 class Console:
@@ -79,7 +79,7 @@ class Console:
         longer than two seconds, then one every ten.
         """
         if self.quiet:
-            yield lambda done, total, text="": None
+            yield lambda done, total, text="", left_s=None: None
         elif self._err.is_terminal:
             with self._bar(label) as update:
                 yield update
@@ -92,14 +92,19 @@ class Console:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[text]}"),
         )
         with Progress(*columns, console=self._err, transient=True) as bar:
-            task = bar.add_task(label, total=None, text="")
+            task = bar.add_task(label, total=None, text="", left="")
+            start = time.monotonic()
 
-            def update(done: float, total: float, text: str = "") -> None:
-                bar.update(task, completed=done, total=total, text=escape(text))
+            def update(
+                done: float, total: float, text: str = "", left_s: float | None = None
+            ) -> None:
+                left_s = _left_s(start, done, total) if left_s is None else left_s
+                left = "" if left_s is None else f"{left_s:.0f} s left"
+                bar.update(task, completed=done, total=total, text=escape(text), left=left)
 
             yield update
 
@@ -107,18 +112,16 @@ class Console:
         start = time.monotonic()
         last: float | None = None
 
-        def update(done: float, total: float, text: str = "") -> None:
+        def update(done: float, total: float, text: str = "", left_s: float | None = None) -> None:
             nonlocal last
             now = time.monotonic()
-            left = (now - start) / done * (total - done) if done else None
-            if last is None:
-                due = now - start >= PROGRESS_LINE_EVERY_S or (left or 0) >= FORECAST_AFTER_S
-            else:
-                due = now - last >= PROGRESS_LINE_EVERY_S
-            if not due:
+            left_s = _left_s(start, done, total) if left_s is None else left_s
+            since_s = now - (start if last is None else last)
+            forecast = last is None and left_s is not None and left_s >= FORECAST_OVER_S
+            if since_s < PROGRESS_LINE_EVERY_S and not forecast:
                 return
             last = now
-            eta = f", {left:.0f} s left" if left is not None else ""
+            eta = f", {left_s:.0f} s left" if left_s is not None else ""
             self.log(f"{label}: {done:g} of {total:g}{eta}{'  ' + text if text else ''}")
 
         return update
@@ -133,6 +136,11 @@ class Console:
             out = RichConsole(highlight=False, width=None if sys.stdout.isatty() else 120)
             out.print(render())
         sys.stdout.flush()
+
+
+def _left_s(start: float, done: float, total: float) -> float | None:
+    """Seconds left at the pace so far."""
+    return (time.monotonic() - start) / done * (total - done) if done else None
 
 
 def rows_table(

@@ -105,6 +105,11 @@ def count_limits(space: SearchSpace, bounds: BoundsConfig, precision: str) -> tu
 
 
 def statistic_of(config: RunConfig, table: LatencyTable) -> str:
-    """The bound's statistic; a published table may have no other than its own."""
+    """The bound's statistic; a published table may have no other than its own.
+
+    Raises: `UsageError` if one is named that the table does not have: unlike ones don't compare.
+    """
     wanted = config.bounds.statistic
-    return wanted if wanted in table.statistics else table.default_statistic
+    if wanted is not None:
+        table.values(wanted)
+    return wanted or table.default_statistic

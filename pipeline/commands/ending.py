@@ -15,7 +15,7 @@ from nasdeploy.pipeline.console import Console
 _ClickUsageError: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def run_app() -> int:
@@ -69,6 +69,6 @@ def _by_the_system(error: OSError, console: Console) -> int:
     if error.errno == errno.ENOMEM:
         return _out_of_memory(console)
     if error.errno in _NOT_ALLOWED:
-        console.error(f"{where}: {reason.lower()}. Work in a folder that you may write to.")
+        console.error(f"{where}: {reason.lower()}. Move it away, or work in another folder.")
         return UsageError.exit_code
     raise error

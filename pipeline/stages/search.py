@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasdeploy.durable import sha256_file, write_json
-from nasdeploy.errors import BoundNotMet, NothingWithinBounds
+from nasdeploy.errors import BoundNotMet, NothingWithinBounds, UsageError
 from nasdeploy.latency_tables.estimate import Estimator
 from nasdeploy.latency_tables.optimum import check_limits
 from nasdeploy.pipeline.data import DataSet
@@ -39,6 +39,9 @@ from nasdeploy.search.strategies import SupernetStrategy, make_strategy
 from nasdeploy.search.task import Classification
 from nasdeploy.units import format_ms, parse_latency
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 HOW_LONG = ("steps", "trials", "wall_s", "candidates")
 
 
@@ -50,6 +53,7 @@ class Problem:
         train: Shape and classes that the supernet and the winner are trained at.
         identity: Plain data that decides what the search does.
         how_long: What decides how far it goes; with more of it, a finished search goes on.
+        supernet_weights: Of a supernet that was trained before, or None.
         statistic: Of every latency in this run.
         bound_ms: The latency bound, a share already resolved; None without one.
     """
@@ -63,6 +67,7 @@ class Problem:
     bound_ms: float | None
     identity: Mapping[str, Any]
     how_long: Mapping[str, Any]
+    supernet_weights: Mapping[str, Tensor] | None
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -73,25 +78,20 @@ def pose(context: Context, space: SearchSpace, data: DataSet, table: OpenedTable
     """Put the parts of a search together, and refuse at once what cannot be met."""
     config = context.config
     statistic = statistic_of(config, table.table)
-    if statistic != config.bounds.statistic:
-        context.console.warn(
-            f"{table.name} has no {config.bounds.statistic}, only {statistic}: "
-            f"the bound is one on the {statistic}."
-        )
     estimator = estimator_of(space, table.table, statistic=statistic)
     bound_ms = None
     if config.bounds.latency is not None:
         reach = estimator.range()
         bound_ms = parse_latency(config.bounds.latency).resolve_ms(reach.low, reach.high)
-    supernet = config.search.supernet
     channels = space.deployment.input_shape[0]
-    shape = (channels, *data.input_shape[1:])
+    train = Deployment((channels, *data.input_shape[1:]), len(data.classes))
+    supernet = Path(config.search.supernet) if config.search.supernet else None
     problem = Problem(
         space=space,
-        data=data.converted(shape),
+        data=data.converted(train.input_shape),
         table=table,
         estimator=estimator,
-        train=Deployment(shape, len(data.classes)),
+        train=train,
         statistic=statistic,
         bound_ms=bound_ms,
         identity={
@@ -100,13 +100,14 @@ def pose(context: Context, space: SearchSpace, data: DataSet, table: OpenedTable
             "table": sha256_file(table.path),
             "bounds": config.bounds.model_dump(),
             "search": config.search.model_dump(exclude={*HOW_LONG, "supernet"}),
-            "supernet": sha256_file(Path(supernet)) if supernet else None,
+            "supernet": sha256_file(supernet) if supernet else None,
             "seed": config.seed,
             "runtime": config.runtime,
             "precision": config.precision,
             "threads": config.threads,
         },
         how_long=config.search.model_dump(include=set(HOW_LONG)),
+        supernet_weights=_weights(supernet, _supernet_identity(space, train, data)),
     )
     check_limits(bounds_of(context, problem, [estimator]).limits())
     return problem
@@ -163,25 +164,29 @@ def _announce(context: Context, problem: Problem) -> None:
         context.console.log(note)
 
 
-def _supernet_identity(problem: Problem) -> dict[str, Any]:
+def _supernet_identity(space: SearchSpace, train: Deployment, data: DataSet) -> dict[str, Any]:
     """What a trained supernet is of: nothing of the bound or the table."""
-    layout = {k: v for k, v in problem.space.config.items() if k not in ("input_shape", "classes")}
+    layout = {k: v for k, v in space.config.items() if k not in ("input_shape", "classes")}
     return {
         "space": layout,
-        "train_shape": list(problem.train.input_shape),
-        "classes": problem.train.classes,
-        "data": problem.data.sha256,
+        "train_shape": list(train.input_shape),
+        "classes": train.classes,
+        "data": data.sha256,
     }
+
+
+def _weights(supernet: Path | None, identity: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+    if supernet is None:
+        return None
+    stored = checkpoints.load(supernet, identity=identity)
+    if stored is None:
+        raise UsageError(f"There is no supernet {supernet}; a search writes runs/NAME/supernet.pt.")
+    weights: Mapping[str, Tensor] = stored["weights"]
+    return weights
 
 
 def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> SupernetStrategy:
     config = context.config.search
-    weights = None
-    if config.supernet is not None:
-        stored = checkpoints.load(Path(config.supernet), identity=_supernet_identity(problem))
-        if stored is None:
-            raise FileNotFoundError(config.supernet)
-        weights = stored["weights"]
     return make_strategy(
         config.strategy,
         problem.space,
@@ -191,7 +196,7 @@ def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> Supe
         bounds=bounds_of(context, problem, live),
         seed=context.config.seed,
         settings=config.settings,
-        supernet_weights=weights,
+        supernet_weights=problem.supernet_weights,
     )
 
 
@@ -227,7 +232,7 @@ def _drive(
     checkpoints.save(
         folder.supernet_path,
         {"weights": strategy.supernet_weights()},
-        identity=_supernet_identity(problem),
+        identity=_supernet_identity(problem.space, problem.train, problem.data),
     )
     context.console.log(
         f"{len(result.history)} trials in {result.elapsed_s:.0f} s; the trained supernet is "

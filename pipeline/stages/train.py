@@ -173,7 +173,7 @@ def train_winner(
             settings={**config.train.settings, "seed": config.seed},
             label_smoothing=config.train.label_smoothing,
             seed=config.seed,
-            threads=max(1, cores // workers),
+            threads=_threads_each(cores, workers),
         )
         for name, arch in archs.items()
     ]
@@ -191,6 +191,12 @@ def train_winner(
     outputs = {job.name: result for job, result in zip(jobs, results, strict=True)}
     folder.finish("train", inputs, outputs, weights)
     return outputs
+
+
+def _threads_each(cores: int, workers: int) -> int:
+    """The cores are shared out; $OMP_NUM_THREADS is the most that one gets, as everywhere else."""
+    most = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores // workers, int(most) if most.isdigit() else cores))
 
 
 def _run_jobs(

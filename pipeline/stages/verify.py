@@ -45,7 +45,7 @@ def verify(
         return list(done["files"])
     elsewhere = _measured_elsewhere(context, winner)
     if elsewhere:
-        context.console.warn(elsewhere)
+        context.console.warn(elsewhere.strip())
     entries = []
     for file in files:
         latency = _measured(context, folder, file, statistic, measurements)
