@@ -156,6 +156,8 @@ class RunFolder:
             lock.write(str(os.getpid()))
             lock.flush()
             self.manifest = self._read_manifest()
+            for left_by_a_kill in self.path.rglob(".*.part"):
+                left_by_a_kill.unlink()
             yield
 
 

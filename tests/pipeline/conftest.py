@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_run import Cli, Ended, write_tiny_npz
+from small_run import Cli, Ended, start, write_config, write_tiny_npz
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +25,20 @@ def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
     write_tiny_npz(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A folder in which ``nasdeploy run tiny.yaml`` ended well; it takes a while, and is shared."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_tiny_npz(folder / "tiny.npz")
+    write_config(folder / "tiny.yaml", train={"random_baselines": 1})
+    process = start("run", "tiny.yaml", "--format", "json", folder=folder)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    (folder / "out.json").write_text(out)
+    (folder / "err.txt").write_text(err)
+    return folder
 
 
 @pytest.fixture

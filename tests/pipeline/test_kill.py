@@ -1,0 +1,158 @@
+"""Kill -9 at random moments, again and again: nothing measured is lost, and nothing changes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from small_run import environment, write_config
+
+from nasdeploy.durable import read_jsonl
+
+pytestmark = pytest.mark.slow
+
+KILLS = 10  # of each of the two runs
+LONGEST_S = 5.0
+DRIVER = Path(__file__).with_name("forked_cli.py")
+
+
+class Forks:
+    """Starts commands without waiting for imports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._driver = subprocess.Popen(
+            [sys.executable, str(DRIVER)],
+            cwd=folder,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._line() == "ready"
+
+    def run(self, *arguments: str, kill_after_s: float | None = None) -> int:
+        """The exit code; minus the signal for one that was killed."""
+        assert self._driver.stdin is not None
+        self._driver.stdin.write(json.dumps(arguments) + "\n")
+        self._driver.stdin.flush()
+        process = int(self._line())
+        if kill_after_s is not None:
+            time.sleep(kill_after_s)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        return int(self._line())
+
+    def log(self) -> str:
+        return (self.folder / "forked.log").read_text()
+
+    def _line(self) -> str:
+        assert self._driver.stdout is not None
+        return self._driver.stdout.readline().strip()
+
+    def close(self) -> None:
+        self._driver.kill()
+        self._driver.communicate()
+
+
+@pytest.fixture
+def forks(finished: Path, tmp_path: Path) -> Iterator[Forks]:
+    shutil.copy(finished / "tiny.npz", tmp_path)
+    started = Forks(tmp_path)
+    yield started
+    started.close()
+
+
+def killed_and_resumed(forks: Forks, run: Path, *arguments: str, seed: int) -> list[int]:
+    """Kill the command at random moments, then let it end; returns how each ended."""
+    rng = Random(seed)
+    codes: list[int] = []
+    journals: dict[Path, list[Any]] = {}
+    for _ in range(KILLS):
+        codes.append(forks.run(*arguments, kill_after_s=rng.uniform(0.1, LONGEST_S)))
+        for path, earlier in journals.items():
+            assert read_jsonl(path)[: len(earlier)] == earlier, f"{path.name} lost an entry"
+        journals = {
+            path: read_jsonl(path)
+            for path in run.glob("*.jsonl")
+            if path.name != "history.jsonl"  # it is cut back to its checkpoint
+        }
+    codes.append(forks.run(*arguments))
+    print("ended by", codes)
+    return codes
+
+
+def accepted_rounds(journal: Path) -> list[tuple[str, int]]:
+    rounds = [entry for entry in read_jsonl(journal) if entry["event"] == "round"]
+    return [(entry["session"], entry["round"]) for entry in rounds]
+
+
+def test_no_measurement_is_lost_or_taken_twice(forks: Forks) -> None:
+    write_config(forks.folder / "tiny.yaml")
+    run = forks.folder / "runs" / "tiny"
+    codes = killed_and_resumed(forks, run, "run", "tiny.yaml", seed=1)
+    assert codes[-1] == 0, forks.log()
+    assert codes.count(-signal.SIGKILL) >= 3, "or the moments were no moments of the run"
+    for journal in ("table.rounds.jsonl", "rounds.jsonl"):
+        rounds = accepted_rounds(run / journal)
+        assert len(rounds) == len(set(rounds)) > 0
+    names = [entry["name"] for entry in read_jsonl(run / "measurements.jsonl")]
+    assert len(names) == len(set(names)) == 2, "a candidate, and the final file"
+    starts = [e for e in read_jsonl(run / "table.rounds.jsonl") if e["event"] == "start"]
+    assert len({entry["start"] for entry in starts}) == len(starts)
+    assert not list(run.rglob("*.part"))
+
+
+def test_given_the_measurements_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(
+    forks: Forks, finished: Path
+) -> None:
+    undisturbed = finished / "runs" / "tiny"
+    (forks.folder / "runs" / "tiny").mkdir(parents=True)
+    shutil.copy(undisturbed / "table.yaml", forks.folder / "runs" / "tiny")
+    write_config(
+        forks.folder / "given.yaml", table="runs/tiny/table.yaml", train={"random_baselines": 1}
+    )
+    killed = forks.folder / "runs" / "given"
+    codes = killed_and_resumed(
+        forks, killed, "run", "given.yaml", "--measurements",
+        str(undisturbed / "measurements.jsonl"), seed=2,
+    )  # fmt: skip
+    assert codes[-1] == 0, forks.log()
+    assert codes.count(-signal.SIGKILL) >= 3
+    same = (
+        "history.jsonl", "pareto.csv", "measurements.jsonl", "winner/arch.json",
+        "winner/weights.pt", "winner/winner-onnxruntime-fp32.onnx", "winner/measured.json",
+        "winner/parity.json",
+    )  # fmt: skip
+    for name in same:
+        assert (killed / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    one, other = (
+        torch.load(run / "supernet.pt", weights_only=True)["content"]["weights"]
+        for run in (killed, undisturbed)
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_nothing_of_a_killed_run_goes_on_without_it(forks: Forks) -> None:
+    write_config(forks.folder / "tiny.yaml", train={"settings": {"epochs": 500}})
+    run = forks.folder / "runs" / "tiny"
+    forks.run("run", "tiny.yaml", kill_after_s=25.0)
+    assert "Training the winner" in forks.log()
+    time.sleep(1.0)
+    (epochs,) = run.glob("checkpoints/*.epochs.jsonl")
+    before = epochs.read_bytes()
+    time.sleep(2.0)
+    assert epochs.read_bytes() == before
