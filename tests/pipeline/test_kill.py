@@ -24,7 +24,6 @@ from nasdeploy.durable import read_jsonl
 pytestmark = pytest.mark.slow
 
 KILLS = 10  # of each of the two runs
-LONGEST_S = 5.0
 DRIVER = Path(__file__).with_name("forked_cli.py")
 
 
@@ -75,13 +74,15 @@ def forks(finished: Path, tmp_path: Path) -> Iterator[Forks]:
     started.close()
 
 
-def killed_and_resumed(forks: Forks, run: Path, *arguments: str, seed: int) -> list[int]:
+def killed_and_resumed(
+    forks: Forks, run: Path, *arguments: str, longest_s: float, seed: int
+) -> list[int]:
     """Kill the command at random moments, then let it end; returns how each ended."""
     rng = Random(seed)
     codes: list[int] = []
     journals: dict[Path, list[Any]] = {}
     for _ in range(KILLS):
-        codes.append(forks.run(*arguments, kill_after_s=rng.uniform(0.1, LONGEST_S)))
+        codes.append(forks.run(*arguments, kill_after_s=rng.uniform(0.1, longest_s)))
         for path, earlier in journals.items():
             assert read_jsonl(path)[: len(earlier)] == earlier, f"{path.name} lost an entry"
         journals = {
@@ -102,7 +103,7 @@ def accepted_rounds(journal: Path) -> list[tuple[str, int]]:
 def test_no_measurement_is_lost_or_taken_twice(forks: Forks) -> None:
     write_config(forks.folder / "tiny.yaml")
     run = forks.folder / "runs" / "tiny"
-    codes = killed_and_resumed(forks, run, "run", "tiny.yaml", seed=1)
+    codes = killed_and_resumed(forks, run, "run", "tiny.yaml", longest_s=5.0, seed=1)
     assert codes[-1] == 0, forks.log()
     assert codes.count(-signal.SIGKILL) >= 3, "or the moments were no moments of the run"
     for journal in ("table.rounds.jsonl", "rounds.jsonl"):
@@ -127,7 +128,7 @@ def test_given_the_measurements_a_killed_run_ends_bit_for_bit_like_an_undisturbe
     killed = forks.folder / "runs" / "given"
     codes = killed_and_resumed(
         forks, killed, "run", "given.yaml", "--measurements",
-        str(undisturbed / "measurements.jsonl"), seed=2,
+        str(undisturbed / "measurements.jsonl"), longest_s=3.0, seed=2,
     )  # fmt: skip
     assert codes[-1] == 0, forks.log()
     assert codes.count(-signal.SIGKILL) >= 3
