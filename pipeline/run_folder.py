@@ -156,9 +156,16 @@ class RunFolder:
             lock.write(str(os.getpid()))
             lock.flush()
             self.manifest = self._read_manifest()
-            for left_by_a_kill in self.path.rglob(".*.part"):
-                left_by_a_kill.unlink()
-            yield
+            self._sweep()
+            try:
+                yield
+            finally:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed had half written."""
+        for part in self.path.rglob(".*.part"):
+            part.unlink()
 
 
 def newest_run(runs: Path = RUNS) -> Path:

@@ -25,6 +25,7 @@ import numpy as np
 
 from nasdeploy.durable import Journal, read_jsonl, replacing, sha256_file
 from nasdeploy.errors import OutOfResources, UnknownName, UsageError
+from nasdeploy.export.workers import interrupts_blocked
 from nasdeploy.pipeline.data import DataSet, load_data
 from nasdeploy.pipeline.run_folder import RunFolder, digest
 from nasdeploy.pipeline.stages.context import Context
@@ -210,7 +211,9 @@ def _run_jobs(
             workers, mp_context=spawn, initializer=_end_with_parent, initargs=(os.getpid(),)
         ) as pool,
     ):
-        futures: list[Future[dict[str, Any]]] = [pool.submit(run_job, job) for job in jobs]
+        # the parent ends the workers itself
+        with interrupts_blocked():
+            futures: list[Future[dict[str, Any]]] = [pool.submit(run_job, job) for job in jobs]
         try:
             pending = set(futures)
             while pending:
@@ -221,9 +224,10 @@ def _run_jobs(
                 text = f"winner: validation {last['accuracy']:.1%}" if last else ""
                 update(sum(map(len, seen)), epochs * len(jobs), text)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # before the pool is shut down, which forgets them and would wait for their last epoch
             for process in list((pool._processes or {}).values()):
-                process.terminate()
+                process.kill()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
         return [future.result() for future in futures]
 
@@ -242,7 +246,6 @@ def _raise_first(futures: Sequence[Future[dict[str, Any]]]) -> None:
 
 def _end_with_parent(parent: int) -> None:
     """A worker ends with whoever started it, even by kill -9, so that no training is orphaned."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

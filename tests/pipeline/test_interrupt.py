@@ -46,9 +46,12 @@ def still_running(group: int) -> bool:
         (("run", "tiny.yaml", "--seed", "1"), "Loading torch"),
         (("run", "tiny.yaml", "--seed", "1"), "Profiling"),
         (("train", "--epochs", "400"), "Training the winner"),
-        (("verify",), "Measuring"),
+        (
+            ("bench", "runs/tiny/winner/winner-onnxruntime-fp32.onnx", "--samples", "999999"),
+            "Measuring",
+        ),
     ],
-    ids=["imports", "profile", "train", "verify"],
+    ids=["imports", "profile", "train", "bench"],
 )
 def test_ctrl_c_ends_in_one_line(
     finished: Path, tmp_path: Path, command: tuple[str, ...], marker: str

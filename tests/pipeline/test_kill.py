@@ -42,16 +42,21 @@ class Forks:
         )
         assert self._line() == "ready"
 
-    def run(self, *arguments: str, kill_after_s: float | None = None) -> int:
-        """The exit code; minus the signal for one that was killed."""
+    def begin(self, *arguments: str) -> int:
+        """The process id of the command."""
         assert self._driver.stdin is not None
         self._driver.stdin.write(json.dumps(arguments) + "\n")
         self._driver.stdin.flush()
-        process = int(self._line())
-        if kill_after_s is not None:
-            time.sleep(kill_after_s)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        return int(self._line())
+
+    def kill(self, process: int) -> int:
+        """The exit code; minus the signal, unless the command had ended before."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        return int(self._line())
+
+    def run(self, *arguments: str) -> int:
+        self.begin(*arguments)
         return int(self._line())
 
     def log(self) -> str:
@@ -82,7 +87,9 @@ def killed_and_resumed(
     codes: list[int] = []
     journals: dict[Path, list[Any]] = {}
     for _ in range(KILLS):
-        codes.append(forks.run(*arguments, kill_after_s=rng.uniform(0.1, longest_s)))
+        process = forks.begin(*arguments)
+        time.sleep(rng.uniform(0.1, longest_s))
+        codes.append(forks.kill(process))
         for path, earlier in journals.items():
             assert read_jsonl(path)[: len(earlier)] == earlier, f"{path.name} lost an entry"
         journals = {
@@ -147,13 +154,19 @@ def test_given_the_measurements_a_killed_run_ends_bit_for_bit_like_an_undisturbe
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_nothing_of_a_killed_run_goes_on_without_it(forks: Forks) -> None:
-    write_config(forks.folder / "tiny.yaml", train={"settings": {"epochs": 500}})
-    run = forks.folder / "runs" / "tiny"
-    forks.run("run", "tiny.yaml", kill_after_s=25.0)
-    assert "Training the winner" in forks.log()
-    time.sleep(1.0)
-    (epochs,) = run.glob("checkpoints/*.epochs.jsonl")
-    before = epochs.read_bytes()
-    time.sleep(2.0)
-    assert epochs.read_bytes() == before
+def test_nothing_of_a_killed_training_goes_on_without_it(forks: Forks, finished: Path) -> None:
+    shutil.copytree(finished / "runs", forks.folder / "runs")
+    process = forks.begin("train", "--epochs", "5000", "--random-baselines", "0")
+    deadline = time.monotonic() + 60
+    while len(journals := trainings(forks.folder)) < 3:  # the shared run trained two
+        assert time.monotonic() < deadline, forks.log()
+        time.sleep(0.1)
+    assert forks.kill(process) == -signal.SIGKILL
+    time.sleep(0.5)
+    before = {path: path.read_bytes() for path in journals}
+    time.sleep(1.5)
+    assert {path: path.read_bytes() for path in trainings(forks.folder)} == before
+
+
+def trainings(folder: Path) -> list[Path]:
+    return [p for p in folder.glob("runs/tiny/checkpoints/*.epochs.jsonl") if p.stat().st_size]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small_run import Cli, environment, start, write_config
+from small_run import Cli, environment, start, write_config, write_small_table
 
 from nasdeploy.durable import read_jsonl
 from nasdeploy.latency_tables.table import read_table
@@ -185,12 +185,13 @@ def _scale_table(source: Path, target: Path, factor: float) -> None:
 
 
 def test_a_trained_supernet_serves_another_bound(run: Path, cli: Cli) -> None:
+    write_small_table(Path("other.yaml"))
     ended = cli(
-        "search", "--table", run / "table.yaml", "--data", "tiny.npz", "--latency", "90%",
+        "search", "--table", "other.yaml", "--data", "tiny.npz", "--latency", "90%",
         "--supernet", run / "supernet.pt", "--set", "search_epochs=1", "--name", "again",
-        "--measurements", run / "measurements.jsonl", "--statistic", "p10", "--format", "json",
+        "--runtime", "onnxruntime", "--precision", "fp32",
     )  # fmt: skip
-    assert ended.code in (0, 5), ended.err
+    assert ended.code == 0, ended.err
     assert len(read_jsonl(Path("runs/again/history.jsonl"))) == 1, "one epoch, and no warm-up"
 
 
