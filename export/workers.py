@@ -41,11 +41,16 @@ class _Worker:
 
 def worker_count(tasks: int) -> int:
     """One per core that this process may use, as far as the memory goes, and no more than tasks."""
+    return max(1, min(len(os.sched_getaffinity(0)), tasks, available_bytes() // _WORKER_BYTES))
+
+
+def available_bytes() -> int:
+    """Memory of this machine that is free, or can be freed at once."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, StopIteration):  # it counts reclaimable caches; Linux has it
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1])
-    return max(1, min(len(os.sched_getaffinity(0)), tasks, free // _WORKER_BYTES))
+    return free
 
 
 def run_in_workers(
@@ -80,6 +85,19 @@ def run_in_workers(
         _stop(pool)
 
 
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Processes that are started in here never see a Ctrl-C; this one sees it behind the block.
+
+    What a worker sets up by itself comes too late for a Ctrl-C during its imports.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(function: Callable[[Any], Any], workers: int, scratch: Path) -> list[_Worker]:
     context = multiprocessing.get_context("spawn")
     kept = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
@@ -92,7 +110,8 @@ def _start(function: Callable[[Any], Any], workers: int, scratch: Path) -> list[
             process = context.Process(
                 target=_serve, args=(function, theirs, str(scratch)), daemon=True
             )
-            process.start()
+            with interrupts_blocked():
+                process.start()
             theirs.close()
             pool.append(_Worker(process, ours))
     except BaseException:
@@ -141,8 +160,6 @@ def _stop(pool: Sequence[_Worker]) -> None:
 
 
 def _serve(function: Callable[[Any], Any], pipe: Connection, scratch: str) -> None:
-    # Ctrl-C reaches the whole process group; the parent ends the workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # An ordinary end gives back what multiprocessing would otherwise report as leaked.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     tempfile.tempdir = scratch

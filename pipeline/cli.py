@@ -2,80 +2,31 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import os
 import sys
-from typing import Annotated
 
-import typer
+from nasdeploy.errors import INTERRUPTED_EXIT_CODE
 
-import nasdeploy
-from nasdeploy.errors import INTERRUPTED_EXIT_CODE, NasdeployError, OutOfResources
-from nasdeploy.pipeline.commands import deploy, devices, profile, run, spaces, tables
-from nasdeploy.pipeline.console import Console
-
-app = typer.Typer(
-    name="nasdeploy",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="""Find the best network that runs within X milliseconds on your device, and ship the file.
-
-\b
-    nasdeploy run examples/quickstart.yaml      all of it, on this machine
-    nasdeploy profile --device local            measure a space's operators: a latency table
-    nasdeploy search --latency 100ms            find networks within the bound
-    nasdeploy train                             train the one that holds
-    nasdeploy export --precision int8           .pte, .tflite, .onnx, checked against the model
-    nasdeploy verify                            run the file on the device; hold it to the bound
-
-\b
-Exit codes: 0 done, 1 our fault, 2 usage or bad input, 3 no network meets the bounds, 4 device lost,
-5 bound not met on the device, 6 parity or accuracy drop, 7 out of disk or memory, 8 training
-diverged, 9 export failed, 130 interrupted.""",
-)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(nasdeploy.__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
-    ] = False,
-) -> None:
-    """Set by `help` above: typer shows that text for the root."""
-
-
-devices.register(app)
-profile.register(app)
-spaces.register(app)
-tables.register(app)
-run.register(app)
-deploy.register(app)
+_OUR_FAULT = 1
 
 
 def main() -> None:
     """Run the command line; the only place where an exception becomes an exit code."""
-    console = Console()
     try:
-        app()
-    except SystemExit as end:
-        if end.code == INTERRUPTED_EXIT_CODE:
-            console.log("Interrupted. What was measured is kept: the same command goes on from it.")
-        raise
-    except NasdeployError as error:
-        console.error(str(error))
-        sys.exit(error.exit_code)
-    except MemoryError:
-        console.error("Out of memory. Try a smaller batch_size, input size or space.")
-        sys.exit(OutOfResources.exit_code)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-            raise
-        console.error(f"{error.strerror}: {error.filename or 'a temporary file'}. Make room first.")
-        sys.exit(OutOfResources.exit_code)
+        # in here, so that Ctrl-C during the imports ends like any other
+        from nasdeploy.pipeline.commands import ending
+
+        code = ending.run_app()
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "Interrupted. What was measured is kept: the same command goes on from it.\n"
+        )
+        code = INTERRUPTED_EXIT_CODE
+    except BrokenPipeError:
+        # whoever read our output has enough of it; nor must Python's own flush at the end complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _OUR_FAULT
+    sys.exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,23 +11,47 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from nasdeploy.durable import write_text
-from nasdeploy.errors import BadInput, UsageError
+from nasdeploy.errors import BadInput, UnknownName, UsageError
 from nasdeploy.units import parse_bytes, parse_count, parse_latency
 
 Runtime = Literal["executorch", "litert", "onnxruntime"]
 Precision = Literal["fp32", "int8"]
-Statistic = Literal["min", "p10", "median", "p90", "p95"]
+Statistic = Literal["min", "p10", "median", "mean", "p90", "p95"]
 RUNTIMES: tuple[Runtime, ...] = ("executorch", "litert", "onnxruntime")
 
 
-def _latency(text: Any) -> str:
-    parse_latency(str(text))
-    return str(text)
+def _read_by(parse: Callable[[str], object], *, keep: bool = False) -> BeforeValidator:
+    """A field that is written with a unit; pydantic then names the field that is wrong."""
+
+    def read(value: Any) -> object:
+        if isinstance(value, int) and not keep:
+            return value
+        try:
+            parsed = parse(str(value))
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return str(value) if keep else parsed
+
+    return BeforeValidator(read)
 
 
-LatencyText = Annotated[str, BeforeValidator(_latency)]
-Count = Annotated[int, BeforeValidator(lambda v: v if isinstance(v, int) else parse_count(v))]
-Bytes = Annotated[int, BeforeValidator(lambda v: v if isinstance(v, int) else parse_bytes(v))]
+LatencyText = Annotated[str, _read_by(parse_latency, keep=True)]
+Count = Annotated[int, _read_by(parse_count)]
+Bytes = Annotated[int, _read_by(parse_bytes)]
+
+
+def _numbers(settings: Any) -> Any:
+    """YAML 1.1 takes 1e-3 for a text, since it has no point; people mean the number."""
+    if not isinstance(settings, dict):
+        return settings
+    number = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
+    return {
+        name: float(value) if isinstance(value, str) and number.fullmatch(value) else value
+        for name, value in settings.items()
+    }
+
+
+Settings = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 
 
 class _Section(BaseModel):
@@ -38,15 +63,20 @@ class BoundsConfig(_Section):
 
     `latency` with its unit ("100ms"), or as a share of what the space can reach on the table
     ("40%"). `statistic` is that of the latency: of the table's rows, of the candidates and of the
-    final file alike.
+    final file alike; the median where none is named, or what a published table has instead.
     """
 
     latency: LatencyText | None = None
-    statistic: Statistic = "median"
+    statistic: Statistic | None = None
     params: Count | None = Field(None, gt=0)
     flops: Count | None = Field(None, gt=0)
     memory: Bytes | None = Field(None, gt=0)
     size: Bytes | None = Field(None, gt=0)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a bound at all."""
+        return any(value is not None for name, value in self if name != "statistic")
 
 
 class ProfileConfig(_Section):
@@ -62,7 +92,7 @@ class SearchConfig(_Section):
     """Which strategy, with which settings, for how long, and how many candidates are measured."""
 
     strategy: str = "proxyless"
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: Settings = Field(default_factory=dict)
     batch_size: int = Field(64, ge=2)
     steps: int | None = Field(None, ge=1)
     trials: int | None = Field(None, ge=1)
@@ -74,7 +104,7 @@ class SearchConfig(_Section):
 class TrainConfig(_Section):
     """How the winner is trained; `settings` are those of the trainer (docs/data.md)."""
 
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: Settings = Field(default_factory=dict)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     random_baselines: int = Field(0, ge=0)
     workers: int | None = Field(None, ge=1)
@@ -128,11 +158,16 @@ def make_config(values: dict[str, Any], *, source: str) -> RunConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        known = ""
         if first["type"] == "extra_forbidden":
-            known = f" Known there: {', '.join(_fields_at(first['loc'][:-1]))}."
-        message = re.sub(r"^Value error, ", "", first["msg"])
-        raise BadInput(f"{source}: {where}: {message}.{known}{more}") from None
+            raise BadInput(f"{source}: {_unknown_field(first['loc'])}{more}") from None
+        message = re.sub(r"^Value error, ", "", first["msg"]).rstrip(".")
+        raise BadInput(f"{source}: {where}: {message}.{more}") from None
+
+
+def _unknown_field(location: tuple[int | str, ...]) -> str:
+    section = ".".join(str(part) for part in location[:-1])
+    kind = f"field of {section}" if section else "field"
+    return str(UnknownName(kind, str(location[-1]), _fields_at(location[:-1])))
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

@@ -8,16 +8,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 PROGRESS_LINE_EVERY_S = 10.0
+FORECAST_OVER_S = 2.0
 
 
 class Format(StrEnum):
@@ -27,7 +29,7 @@ class Format(StrEnum):
 
 
 Update = Callable[..., None]
-"""``update(done, total, text="")`` of a running progress."""
+"""``update(done, total, text="", left_s=None)`` of a running progress."""
 
 
 class Console:
@@ -53,16 +55,31 @@ class Console:
     def error(self, text: str) -> None:
         self._err.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
 
-    def next(self, wrote: str, command: str) -> None:
-        """How every command ends: where it wrote, and the command that comes next."""
-        self.log(f"Wrote {wrote}")
+    def next(self, command: str, *, wrote: str | None = None) -> None:
+        """How every command ends: where it wrote, if anywhere, and the command that comes next."""
+        if wrote is not None:
+            self.log(f"Wrote {wrote}")
         self.log(f"Next: {command}")
+
+    def loading(self) -> None:
+        """Say what the next seconds go by with, unless that is done already."""
+        if "torch" not in sys.modules:
+            self.log("Loading torch: a few seconds")
+
+    def set_aside(self, what: str, aside: Path | None) -> None:
+        """Say where results of other inputs are now, if there were any."""
+        if aside is not None:
+            self.log(f"{what} was made with other settings; it is now in {aside}")
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Update]:
-        """A bar with the time that is left; lines every ten seconds where there is no terminal."""
+        """A bar with the time that is left.
+
+        Where there is no terminal, lines: the first as soon as there is a forecast of something
+        longer than two seconds, then one every ten.
+        """
         if self.quiet:
-            yield lambda done, total, text="": None
+            yield lambda done, total, text="", left_s=None: None
         elif self._err.is_terminal:
             with self._bar(label) as update:
                 yield update
@@ -75,28 +92,36 @@ class Console:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[text]}"),
         )
         with Progress(*columns, console=self._err, transient=True) as bar:
-            task = bar.add_task(label, total=None, text="")
+            task = bar.add_task(label, total=None, text="", left="")
+            start = time.monotonic()
 
-            def update(done: float, total: float, text: str = "") -> None:
-                bar.update(task, completed=done, total=total, text=escape(text))
+            def update(
+                done: float, total: float, text: str = "", left_s: float | None = None
+            ) -> None:
+                left_s = _left_s(start, done, total) if left_s is None else left_s
+                left = "" if left_s is None else f"{left_s:.0f} s left"
+                bar.update(task, completed=done, total=total, text=escape(text), left=left)
 
             yield update
 
     def _lines(self, label: str) -> Update:
-        start = last = time.monotonic()
+        start = time.monotonic()
+        last: float | None = None
 
-        def update(done: float, total: float, text: str = "") -> None:
+        def update(done: float, total: float, text: str = "", left_s: float | None = None) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last < PROGRESS_LINE_EVERY_S:
+            left_s = _left_s(start, done, total) if left_s is None else left_s
+            since_s = now - (start if last is None else last)
+            forecast = last is None and left_s is not None and left_s >= FORECAST_OVER_S
+            if since_s < PROGRESS_LINE_EVERY_S and not forecast:
                 return
             last = now
-            left = (now - start) / done * (total - done) if done else None
-            eta = f", {left:.0f} s left" if left is not None else ""
+            eta = f", {left_s:.0f} s left" if left_s is not None else ""
             self.log(f"{label}: {done:g} of {total:g}{eta}{'  ' + text if text else ''}")
 
         return update
@@ -113,10 +138,15 @@ class Console:
         sys.stdout.flush()
 
 
+def _left_s(start: float, done: float, total: float) -> float | None:
+    """Seconds left at the pace so far."""
+    return (time.monotonic() - start) / done * (total - done) if done else None
+
+
 def rows_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: str = ""
 ) -> Table:
-    """A table for people; `right` names the columns (by their first letters) that are numbers."""
+    """A table for people; `right` names the columns of numbers, with | between them."""
     table = Table(title=escape(title), title_justify="left")
     for column in columns:
         numeric = column in right.split("|")

@@ -6,7 +6,7 @@ and "which statistic" are answered the same way everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from nasdeploy.latency_tables.estimate import Estimator, estimator_for
 from nasdeploy.latency_tables.optimum import Limit
 from nasdeploy.latency_tables.table import LatencyTable, find_table, read_table
 from nasdeploy.pipeline.config import BoundsConfig, RunConfig
-from nasdeploy.pipeline.project import newest_table
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
 
@@ -30,34 +29,39 @@ class OpenedTable:
     table: LatencyTable
 
 
-def open_table(name: str | None, *, device: str) -> OpenedTable:
-    """A table's file or a shipped one by its name; the newest of `device` without."""
-    path = find_table(name) if name is not None else newest_table(device)
-    return OpenedTable(name or str(path), path, read_table(path))
+def open_table(name: str | Path) -> OpenedTable:
+    """A table's file, or a shipped one by its name."""
+    path = find_table(str(name))
+    return OpenedTable(str(name), path, read_table(path))
 
 
-def space_on_table(
-    wanted: Mapping[str, Any], opened: OpenedTable, *, statistic: str | None
-) -> tuple[SearchSpace, Estimator]:
-    """The space at the table's deployment, unless another is asked for, and its estimator.
+def space_on_table(wanted: Mapping[str, Any], opened: OpenedTable) -> SearchSpace:
+    """The space as the table holds it, with what `wanted` says of it on top.
 
-    Raises: `UsageError` if the table was made for several deployments of the space and none is
-        named, or lacks operators of the one that is.
+    Args:
+        wanted: The space's name, and parameters that were asked for.
+    Raises: `UsageError` if the table holds several deployments of the space that would do.
     """
     name = str(wanted["name"])
     measured = [config for config in opened.table.spaces if config.get("name") == name]
-    config = dict(wanted)
-    if len(wanted) == 1:
-        if len(measured) > 1:
-            shapes = sorted("x".join(map(str, c["input_shape"])) for c in measured)
-            raise UsageError(
-                f"{opened.name} holds {name} at {', '.join(shapes)}: say which with --input-shape."
-            )
-        if measured:
-            config = dict(measured[0])
-    space = make_space(config)
-    statistic = statistic or opened.table.default_statistic
-    return space, estimator_of(space, opened.table, statistic=statistic)
+    fitting = [
+        config
+        for config in measured
+        if all(config.get(key) == _plain(value) for key, value in wanted.items())
+    ]
+    if len(fitting) > 1:
+        shapes = sorted("x".join(map(str, c["input_shape"])) for c in fitting)
+        raise UsageError(
+            f"{opened.name} holds {name} at {', '.join(shapes)}: say which with --input-shape."
+        )
+    if fitting:
+        return make_space(fitting[0])
+    return make_space({**(measured[0] if len(measured) == 1 else {}), **wanted})
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as the lists that a YAML file has."""
+    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
 
 
 def estimator_of(space: SearchSpace, table: LatencyTable, *, statistic: str) -> Estimator:
@@ -101,9 +105,11 @@ def count_limits(space: SearchSpace, bounds: BoundsConfig, precision: str) -> tu
 
 
 def statistic_of(config: RunConfig, table: LatencyTable) -> str:
-    """The bound's statistic; a published table may have no other than its own."""
+    """The bound's statistic; a published table may have no other than its own.
+
+    Raises: `UsageError` if one is named that the table does not have: unlike ones don't compare.
+    """
     wanted = config.bounds.statistic
-    return wanted if wanted in table.statistics else table.default_statistic
-
-
-EstimatorNow = Callable[[], Estimator]
+    if wanted is not None:
+        table.values(wanted)
+    return wanted or table.default_statistic

@@ -1,39 +1,46 @@
-"""All of it, stage after stage: what ``nasdeploy run`` does, and what the single commands share.
+"""All of it, stage after stage: what ``nasdeploy run`` and ``nasdeploy search`` do.
 
 Each stage is skipped while its inputs are the same, so running the same command again goes on
-where it was stopped, by whatever it was stopped.
+where it was stopped, by whatever it was stopped. What can be refused is refused before anything is
+written.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nasdeploy
 from nasdeploy.device_agent.devices import open_device
 from nasdeploy.durable import write_bytes
-from nasdeploy.errors import INTERRUPTED_EXIT_CODE, NasdeployError, UsageError
-from nasdeploy.latency_tables.estimate import Estimator
-from nasdeploy.pipeline.config import RunConfig, make_config, read_config, write_config
+from nasdeploy.errors import (
+    INTERRUPTED_EXIT_CODE,
+    BadInput,
+    NasdeployError,
+    OutOfResources,
+    UsageError,
+)
+from nasdeploy.pipeline.config import RunConfig, write_config
 from nasdeploy.pipeline.console import Console
 from nasdeploy.pipeline.data import DataSet, load_data
 from nasdeploy.pipeline.estimating import OpenedTable, open_table, space_on_table
 from nasdeploy.pipeline.measuring import Measurements
-from nasdeploy.pipeline.project import merged
+from nasdeploy.pipeline.project import newest_table
 from nasdeploy.pipeline.report import Summary, interval, write_report
-from nasdeploy.pipeline.run_folder import RUNS, RunFolder, digest, find_run, git_revision, now
+from nasdeploy.pipeline.run_folder import RUNS, RunFolder, digest, git_revision, now
 from nasdeploy.pipeline.stages.context import Context
-from nasdeploy.pipeline.stages.export import export_winner, wanted_files
+from nasdeploy.pipeline.stages.export import export_winner
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
-from nasdeploy.pipeline.stages.profile import profile
+from nasdeploy.pipeline.stages.profile import profile, rounds_path
 from nasdeploy.pipeline.stages.search import Problem, bounds_of, pose, search
-from nasdeploy.pipeline.stages.train import random_within, train_winner
+from nasdeploy.pipeline.stages.train import make_train_settings, random_within, train_winner
 from nasdeploy.pipeline.stages.verify import verify
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
+from nasdeploy.search.strategies import make_settings
 from nasdeploy.units import format_ms
 
 OWN_TABLE = "table.yaml"
@@ -45,7 +52,7 @@ def make_context(config: RunConfig, console: Console, *, resume: bool = True) ->
 
 @contextmanager
 def held(folder: RunFolder, config: RunConfig) -> Iterator[None]:
-    """Hold the run's folder, and write down how the command ended."""
+    """Hold the run's folder, and write down what was asked and how the command ended."""
     with folder.only_me():
         write_config(config, folder.config_path)
         folder.save(
@@ -53,9 +60,10 @@ def held(folder: RunFolder, config: RunConfig) -> Iterator[None]:
             seed=config.seed,
             git=git_revision(),
             started=now(),
+            ended=None,
             exit=None,
         )
-        code: int | None = None
+        code = 1
         try:
             yield
             code = 0
@@ -65,11 +73,9 @@ def held(folder: RunFolder, config: RunConfig) -> Iterator[None]:
         except KeyboardInterrupt:
             code = INTERRUPTED_EXIT_CODE
             raise
-        except BaseException:
-            code = 1
-            raise
         finally:
-            folder.save(exit=code, ended=now())
+            with contextlib.suppress(OutOfResources):  # the error that is under way says it too
+                folder.save(exit=code, ended=now())
 
 
 def load(config: RunConfig) -> DataSet:
@@ -89,26 +95,41 @@ def space_for(config: RunConfig, data: DataSet | None) -> SearchSpace:
     return make_space(config.space_name, **parameters)
 
 
+def check_request(config: RunConfig, replayed: Path | None) -> None:
+    """Refuse at once what would only be found out after minutes of work."""
+    if not config.bounds.any:
+        raise UsageError("A search needs a bound: --latency 100ms, --max-params 3M, ...")
+    make_space(config.space_name, **config.space_parameters)
+    make_settings(config.search.strategy, config.search.settings)
+    make_train_settings(config.train.settings, seed=config.seed)
+    supernet = config.search.supernet
+    if supernet is not None and not Path(supernet).is_file():
+        raise UsageError(f"There is no supernet {supernet}; a search writes runs/NAME/supernet.pt.")
+    if replayed is not None and not replayed.is_file():
+        raise BadInput(f"There are no measurements in {replayed}.")
+
+
 def table_for_run(context: Context, folder: RunFolder, data: DataSet) -> OpenedTable:
-    """The table that the configuration names, or one that is measured into the run's folder."""
+    """The table of the run's own device, measured into its folder."""
     config = context.config
-    if config.table is not None:
-        return open_table(config.table, device=config.device)
     path = folder.path / OWN_TABLE
     space = space_for(config, data)
-    inputs = {
+    measured = {
         "space": dict(space.config),
         "device": context.info.fingerprint,
         "runtime": [config.runtime, config.precision, config.threads],
-        "profile": config.profile.model_dump(),
+        "anchors": config.profile.anchors,
         "seed": config.seed,
     }
-    if folder.is_done("profile", inputs):
+    inputs = {**measured, "profile": config.profile.model_dump(exclude={"workers"})}
+    if folder.done("profile", inputs) is not None:
         context.console.log("profile: done already, its inputs are unchanged")
     else:
+        aside = folder.begin("profile", measured, path, rounds_path(path))
+        context.console.set_aside("The earlier profile", aside)
         profile(context, space, path)
         folder.finish("profile", inputs, {}, path)
-    return open_table(str(path), device=config.device)
+    return open_table(path)
 
 
 def pose_on(context: Context, opened: OpenedTable, data: DataSet) -> Problem:
@@ -116,8 +137,7 @@ def pose_on(context: Context, opened: OpenedTable, data: DataSet) -> Problem:
     config = context.config
     check_table(context, opened)
     wanted = {"name": config.space_name, **config.space_parameters}
-    space, _ = space_on_table(wanted, opened, statistic=None)
-    return pose(context, space, data, opened)
+    return pose(context, space_on_table(wanted, opened), data, opened)
 
 
 def check_table(context: Context, opened: OpenedTable) -> None:
@@ -144,13 +164,14 @@ def check_table(context: Context, opened: OpenedTable) -> None:
             )
 
 
-def baselines(context: Context, problem: Problem, winner: dict[str, Any]) -> list[Arch]:
+def baselines(context: Context, problem: Problem, winner: Mapping[str, Any]) -> list[Arch]:
     """Random architectures within the bounds that the winner was found in."""
     count = context.config.train.random_baselines
-    live: list[Estimator] = [problem.estimator]
+    if not count:
+        return []
     found = random_within(
         problem.space,
-        bounds_of(context, problem, live),
+        bounds_of(context, problem, [problem.estimator]),
         count,
         seed=context.config.seed,
         exclude=tuple(winner["arch"]),
@@ -162,78 +183,98 @@ def baselines(context: Context, problem: Problem, winner: dict[str, Any]) -> lis
     return found
 
 
-def run(context: Context, folder: RunFolder, *, replayed: Path | None = None) -> Summary:
+def run(
+    config: RunConfig, console: Console, path: Path, *, replayed: Path | None = None
+) -> Summary:
     """Profile, search, train, export, verify, report."""
-    config, console = context.config, context.console
+    check_request(config, replayed)
+    context = make_context(config, console)
     data = load(config)
-    table = table_for_run(context, folder, data)
-    problem = pose_on(context, table, data)
-    measurements = Measurements(folder.measurements_path, replayed)
-    winner = search(context, folder, problem, measurements)
-    trained = train_winner(
-        context, folder, problem.space, problem.data, winner, baselines(context, problem, winner)
-    )
-    files = export_winner(
-        context, folder, data, winner, required=[(config.runtime, config.precision)]
-    )
-    measured = verify(context, folder, winner, files, measurements)
-    summary = Summary(config, winner, trained, files, measured)
-    write_report(summary, folder, problem)
-    console.next(str(folder.path), f"open {folder.path / 'report.html'}")
+    given = open_table(config.table) if config.table is not None else None
+    problem = pose_on(context, given, data) if given is not None else None
+    folder = RunFolder(path)
+    with held(folder, config):
+        if problem is None:
+            problem = pose_on(context, table_for_run(context, folder, data), data)
+        measurements = Measurements(folder.measurements_path, replayed)
+        winner = search(context, folder, problem, measurements)
+        trained = train_winner(
+            context, folder, problem.space, problem.data, winner,
+            baselines(context, problem, winner),
+        )  # fmt: skip
+        required = [(config.runtime, config.precision)]
+        files = export_winner(context, folder, data, winner, required=required)
+        measured = verify(context, folder, winner, files, measurements)
+        summary = Summary(config, winner, trained, files, measured)
+        write_report(summary, folder, problem)
     return summary
 
 
-def prepare_search(
-    config: RunConfig, console: Console, *, asked: Mapping[str, object]
-) -> tuple[RunConfig, RunFolder, OpenedTable]:
+def settle_search(
+    config: RunConfig, console: Console, *, asked: Mapping[str, Any]
+) -> tuple[RunConfig, OpenedTable]:
     """Settle what a bare ``search`` leaves open, and say what was taken.
 
-    Runtime, precision, threads and the space are the table's unless they were asked for. The run's
-    name is made of what is asked, so that the same command goes on with the same run.
+    Args:
+        asked: Runtime, precision and threads where somebody named them; else they are the table's,
+            like the space.
     """
-    opened = open_table(config.table, device=config.device)
+    path = config.table or newest_table(config.device, **asked)
+    opened = open_table(path)
     table = opened.table
-    taken: dict[str, Any] = {"table": str(opened.path) if config.table is None else config.table}
-    for key, value in (
-        ("runtime", table.runtime), ("precision", table.precision), ("threads", table.threads)
-    ):  # fmt: skip
-        if asked.get(key) is None and value is not None and table.origin == "measured":
+    taken: dict[str, Any] = {"table": str(path)}
+    for key in ("runtime", "precision", "threads"):
+        value = getattr(table, key)
+        if key not in asked and value is not None and table.origin == "measured":
             taken[key] = value
     if "space" not in config.model_fields_set and len({c["name"] for c in table.spaces}) == 1:
         taken["space"] = str(table.spaces[0]["name"])
     settled = config.model_copy(update=taken)
     console.log(
-        f"Table {opened.name}, space {settled.space_name}, data {settled.data}, "
-        f"{settled.runtime} {settled.precision}"
+        f"Table {opened.name} of {table.device}, space {settled.space_name}, data {settled.data}, "
+        f"to ship as {settled.runtime} {settled.precision}"
     )
-    values = settled.model_dump(exclude={"name"})
-    name = config.name or f"{settled.space_name}-{settled.search.strategy}-{digest(values)[:6]}"
-    return settled, RunFolder(RUNS / name), opened
+    return settled, opened
+
+
+def search_folder(config: RunConfig) -> Path:
+    """Of the name that was given, else one that the same command finds again."""
+    values = config.model_dump(exclude={"name"})
+    name = config.name or f"{config.space_name}-{config.search.strategy}-{digest(values)[:6]}"
+    return RUNS / name
 
 
 def search_only(
-    context: Context, folder: RunFolder, opened: OpenedTable, *, replayed: Path | None = None
-) -> dict[str, Any]:
+    config: RunConfig,
+    console: Console,
+    opened: OpenedTable,
+    *,
+    replayed: Path | None = None,
+) -> tuple[RunFolder, dict[str, Any]]:
     """Search and, where the table is of this device, measure the candidates.
 
     Ends with the winner's file, untrained, at the shape that was searched for.
     """
-    data = load(context.config)
-    problem = pose_on(context, opened, data)
-    measurements = Measurements(folder.measurements_path, replayed)
-    winner = search(context, folder, problem, measurements)
-    arch = tuple(winner["arch"])
-    jobs = network_jobs(problem.space, [arch])
+    check_request(config, replayed)
+    context = make_context(config, console)
+    problem = pose_on(context, opened, load(config))
+    folder = RunFolder(search_folder(config))
+    with held(folder, config):
+        measurements = Measurements(folder.measurements_path, replayed)
+        winner = search(context, folder, problem, measurements)
+        file = _untrained(context, folder, problem.space, tuple(winner["arch"]))
+    return folder, {**winner, "file": str(file)}
+
+
+def _untrained(context: Context, folder: RunFolder, space: SearchSpace, arch: Arch) -> Path:
+    """The winner's file with random weights: for a look at it, and for measuring it elsewhere."""
+    jobs = network_jobs(space, [arch])
     files = export_files(context, jobs, quantised_io=False, label="Exporting the winner, untrained")
     exported = files[network_id(arch)].path
     config = context.config
-    path = folder.winner / f"untrained-{config.runtime}-{config.precision}{exported.suffix}"
+    path: Path = folder.winner / f"untrained-{config.runtime}-{config.precision}{exported.suffix}"
     write_bytes(path, exported.read_bytes())
-    context.console.next(
-        f"{folder.path}: winner/arch.json, winner/{path.name}, pareto.csv",
-        f"nasdeploy train --run {folder.path.name}",
-    )
-    return {**winner, "file": str(path)}
+    return path
 
 
 def winner_facts(winner: Mapping[str, Any]) -> dict[str, str]:
@@ -250,85 +291,5 @@ def winner_facts(winner: Mapping[str, Any]) -> dict[str, str]:
         else f"{format_ms(measured['ms'])} "
         f"({interval(measured['low_ms'], measured['high_ms'])}), untrained",
         "architecture": " ".join(winner["choices"].values()),
-        "file": str(winner.get("file", "")),
+        "file": str(winner["file"]),
     }
-
-
-@dataclass(frozen=True)
-class OpenedRun:
-    """A run that was searched, with a command's changes to its configuration."""
-
-    folder: RunFolder
-    context: Context
-    winner: Mapping[str, Any]
-    data: DataSet
-
-    @property
-    def train_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.winner["train"]["input_shape"]
-        return channels, height, width
-
-
-def open_run(name: str | None, changes: Mapping[str, Any], console: Console) -> OpenedRun:
-    """The run of that name, or the newest; its configuration with `changes` on top."""
-    folder = RunFolder(find_run(name))
-    values = read_config(folder.config_path).model_dump(exclude_unset=True)
-    config = make_config(merged(values, changes), source=str(folder.config_path))
-    winner = folder.outputs_of("search")
-    if winner is None:
-        raise UsageError(
-            f"{folder.path} has no winner yet. Finish its search: nasdeploy run, nasdeploy search."
-        )
-    console.log(f"Run {folder.path}")
-    return OpenedRun(folder, make_context(config, console), winner, load(config))
-
-
-def train_only(opened: OpenedRun) -> dict[str, Any]:
-    context, config = opened.context, opened.context.config
-    table = open_table(str(opened.winner["table"]), device=config.device)
-    random_archs: list[Arch] = []
-    if config.train.random_baselines:
-        random_archs = baselines(context, pose_on(context, table, opened.data), dict(opened.winner))
-    return train_winner(
-        context,
-        opened.folder,
-        make_space(opened.winner["space"]),
-        opened.data.converted(opened.train_shape),
-        opened.winner,
-        random_archs,
-    )
-
-
-def export_only(
-    opened: OpenedRun, asked: tuple[list[str] | None, list[str] | None] | None
-) -> list[dict[str, Any]]:
-    """Export; every file that was asked for by name must hold its parity."""
-    config = opened.context.config
-    if opened.folder.outputs_of("train") is None:
-        raise UsageError(
-            f"{opened.folder.path} has no trained winner. Train it: "
-            f"nasdeploy train --run {opened.folder.path.name}"
-        )
-    required = [(config.runtime, config.precision)]
-    if asked is not None:
-        runtimes = asked[0] or [config.runtime]
-        precisions = asked[1] or [config.precision]
-        required = [(r, p) for r, p in wanted_files(opened.context) if r in runtimes]
-        required = [(r, p) for r, p in required if p in precisions]
-    return export_winner(
-        opened.context, opened.folder, opened.data, opened.winner, required=required
-    )
-
-
-def verify_only(opened: OpenedRun) -> list[dict[str, Any]]:
-    """Measure the exported files, anew at each call."""
-    done = opened.folder.outputs_of("export")
-    if done is None:
-        raise UsageError(
-            f"{opened.folder.path} has no exported files. Export them: "
-            f"nasdeploy export --run {opened.folder.path.name}"
-        )
-    measurements = Measurements(opened.folder.measurements_path, anew=True)
-    return verify(
-        opened.context, opened.folder, opened.winner, done["files"], measurements, anew=True
-    )

@@ -12,7 +12,8 @@ from nasdeploy.device_agent.measure import MeasureConfig
 from nasdeploy.device_agent.statistics import Statistic
 from nasdeploy.device_agent.verify import measure_network
 from nasdeploy.durable import Journal, read_jsonl, sha256_file
-from nasdeploy.errors import BadInput
+from nasdeploy.errors import UsageError
+from nasdeploy.pipeline.run_folder import digest
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import measuring_update, probe_graphs
 
@@ -26,12 +27,14 @@ class NetworkLatency:
     Attributes:
         name: Of the network among the run's measurements.
         file_sha256: Of what was measured.
+        device: The device's fingerprint.
         ms: The bound's statistic, over all process starts, its 95 % interval `low_ms` to `high_ms`.
         median_ms: Always beside it.
     """
 
     name: str
     file_sha256: str
+    device: str
     runtime: str
     precision: str
     threads: int
@@ -59,31 +62,34 @@ class Measurements:
     Args:
         path: measurements.jsonl of the run; the raw rounds lie beside it.
         replayed: Measurements of another run, to be used instead of measuring.
-        anew: Measure again what is recorded; the new measurement stands beside the old one.
+        anew: Measure again what is recorded; the new measurement stands beside the old one, and
+            is the one that counts from then on.
     """
 
     def __init__(self, path: Path, replayed: Path | None = None, *, anew: bool = False) -> None:
         self.journal = Journal(path)
         self.rounds = path.with_name("rounds.jsonl")
-        if replayed is not None and not replayed.is_file():
-            raise BadInput(f"There are no measurements in {replayed}.")
         self._anew = anew
         self._replayed = read_jsonl(replayed) if replayed else []
 
     def recorded(self, name: str, wanted: Mapping[str, Any]) -> NetworkLatency | None:
-        """What is known already; a replayed measurement becomes one of this run."""
+        """The latest that is known already; a replayed measurement becomes one of this run."""
         for entries in (self.journal.entries, self._replayed):
-            for entry in entries:
+            for entry in reversed(entries):
                 if entry["name"] == name and all(entry[k] == v for k, v in wanted.items()):
                     if entries is self._replayed:
                         self.journal.append(entry)
                     return NetworkLatency(**entry)
         return None
 
-    def _again(self, name: str) -> str:
-        """Tells the sessions of one network apart that was measured several times."""
-        times = sum(entry["name"] == name for entry in self.journal.entries)
-        return f" again {times}" if times else ""
+    def _session(self, graph: Graph, wanted: Mapping[str, Any], seed: int) -> str:
+        """A name in the journal of rounds that only this very measurement goes on with.
+
+        It counts how often the network was measured to the end, so that another time is another
+        session, and a measurement that was killed is the same one.
+        """
+        times = sum(entry["name"] == graph.id for entry in self.journal.entries)
+        return f"{graph.id} {digest([graph.sha256, dict(wanted), seed])} {times + 1}"
 
     def measure(
         self,
@@ -101,6 +107,7 @@ class Measurements:
         twice need not give the same bytes.
         """
         wanted = {
+            "device": context.info.fingerprint,
             "runtime": context.config.runtime,
             "precision": context.config.precision,
             "threads": config.threads,
@@ -122,12 +129,15 @@ class Measurements:
                 journal=Journal(self.rounds),
                 seed=context.config.seed,
                 starts=STARTS,
-                name=f"{name} {context.runner.runtime} {graph.sha256[:12]}{self._again(name)}",
+                name=self._session(graph, wanted, context.config.seed),
                 on_progress=measuring_update(update),
             )
         statistics = measured.statistics(cast(Statistic, statistic))
         if statistics.ci95_ms is None:
-            raise BadInput(f"Too few rounds of {name} for an interval: raise min_samples.")
+            raise UsageError(
+                f"Too few rounds of {name} for an interval: raise min_samples or min_duration_s "
+                "of profile."
+            )
         latency = NetworkLatency(
             name=name,
             file_sha256=sha256_file(path),

@@ -7,6 +7,7 @@ operators are cached for all projects of a user, since they depend on nothing of
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,8 +51,18 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_from(options: Mapping[str, Any], *, needs_data: bool = True) -> RunConfig:
-    """The project's configuration with a command's options on top."""
-    values = merged(project_values(), options)
+    """The project's configuration with a command's options on top.
+
+    Parameters of the project's space go with it: another space starts from its own.
+    """
+    base, asked = project_values(), options.get("space")
+    if isinstance(base.get("space"), str):
+        base["space"] = {"name": base["space"]}
+    if isinstance(asked, Mapping) and isinstance(base.get("space"), Mapping):
+        name = base["space"].get("name")
+        if asked.get("name", name) != name:
+            del base["space"]
+    values = merged(base, options)
     if "data" not in values:
         if needs_data:
             raise UsageError(
@@ -65,17 +76,39 @@ def config_from(options: Mapping[str, Any], *, needs_data: bool = True) -> RunCo
 def table_path(config: RunConfig, input_shape: tuple[int, int, int]) -> Path:
     """Where `profile` writes: one file per device, runtime, precision, threads, space and shape."""
     shape = "x".join(map(str, input_shape))
-    parts = (config.device, config.runtime, config.precision, f"t{config.threads}")
-    safe = "-".join(parts).replace("/", "_").replace(":", "_")
-    return TABLES / f"{safe}-{config.space_name}-{shape}.yaml"
+    kind = _kind(config.device, config.runtime, config.precision, config.threads)
+    return TABLES / f"{kind}-{config.space_name}-{shape}.yaml"
 
 
-def newest_table(device: str) -> Path:
-    """The table of `device` that was written last; what a bare `search` takes."""
-    found = sorted(TABLES.glob(f"{device}-*.yaml"), key=lambda path: path.stat().st_mtime)
+def newest_table(
+    device: str,
+    runtime: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+) -> Path:
+    """The table of `device` that was written last; what a bare `search` takes.
+
+    Runtime, precision and threads narrow the choice where they are given.
+    """
+    kind = _kind(glob.escape(device), runtime or "*", precision or "*", threads or "*")
+    found = sorted(TABLES.glob(f"{kind}-*.yaml"), key=lambda path: path.stat().st_mtime)
     if not found:
+        asked = " ".join(
+            f"--{name} {value}"
+            for name, value in (
+                ("runtime", runtime), ("precision", precision), ("threads", threads)
+            )
+            if value is not None
+        )  # fmt: skip
         raise UsageError(
-            f"There is no table of device {device!r} in {TABLES}/. Measure one: "
-            f"nasdeploy profile --device {device}; or take a published one: --table pixel1."
+            f"There is no table of device {device!r}{f' ({asked})' if asked else ''} in {TABLES}/. "
+            f"Measure one: nasdeploy profile --device {device}{f' {asked}' if asked else ''}; or "
+            "take a published one: --table pixel1."
         )
     return found[-1]
+
+
+def _kind(device: str, runtime: str, precision: str, threads: int | str) -> str:
+    """How a table's file name begins."""
+    parts = "-".join((device, runtime, precision, f"t{threads}"))
+    return parts.replace("/", "_").replace(":", "_")

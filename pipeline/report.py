@@ -119,8 +119,13 @@ class Summary:
 
 def write_report(summary: Summary, folder: RunFolder, problem: Problem) -> None:
     """card.md for whoever gets the files, report.html for whoever wants to look closer."""
-    write_text(folder.winner / "card.md", card(summary))
-    write_text(folder.path / "report.html", report(summary, folder.history_path, problem))
+    inputs = summary.to_json()
+    card_path = folder.winner / "card.md"
+    if folder.done("report", inputs) is not None:
+        return
+    write_text(card_path, card(summary))
+    write_text(folder.report_path, report(summary, folder.history_path, problem))
+    folder.finish("report", inputs, {}, card_path, folder.report_path)
 
 
 def card(summary: Summary) -> str:

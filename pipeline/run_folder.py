@@ -3,7 +3,8 @@
 ``runs/NAME/`` holds config.yaml, manifest.json, history.jsonl, measurements.jsonl, checkpoints/,
 pareto.csv, winner/ and report.html. The manifest records, for each stage, a digest of everything
 that went in; a stage whose digest is unchanged and whose files are there is not run again, so that
-running the same command once more continues after any kill.
+running the same command once more continues after any kill. A stage that begins with other inputs
+than before moves what it would write over into set-aside/: nothing that was paid for is lost.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nasdeploy
 from nasdeploy.durable import sha256_file, write_json
 from nasdeploy.errors import BadInput, UsageError
 
 RUNS = Path("runs")
+STAGES = ("profile", "search", "train", "export", "verify", "report")
 
 
 def digest(values: Any) -> str:
@@ -37,30 +38,29 @@ def now() -> str:
 
 
 class RunFolder:
-    """One run on the disk.
-
-    Attributes:
-        path: The folder; it is made where it is missing.
-    """
+    """One run on the disk; nothing is written before `only_me`, which makes the folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
         self.manifest = self._read_manifest()
 
     config_path = property(lambda self: self.path / "config.yaml")
     history_path = property(lambda self: self.path / "history.jsonl")
     measurements_path = property(lambda self: self.path / "measurements.jsonl")
     checkpoints = property(lambda self: self.path / "checkpoints")
+    search_checkpoint = property(lambda self: self.path / "checkpoints" / "search.pt")
+    supernet_path = property(lambda self: self.path / "supernet.pt")
     winner = property(lambda self: self.path / "winner")
+    report_path = property(lambda self: self.path / "report.html")
 
     def _read_manifest(self) -> dict[str, Any]:
         file = self.path / "manifest.json"
         if not file.exists():
-            return {"created": now(), "nasdeploy": nasdeploy.__version__, "stages": {}}
+            return {"created": now(), "begun": {}, "stages": {}}
         try:
             manifest = json.loads(file.read_text())
-            return {**manifest, "stages": dict(manifest["stages"])}
+            stages, begun = dict(manifest["stages"]), dict(manifest.get("begun", {}))
+            return {**manifest, "begun": begun, "stages": stages}
         except (ValueError, KeyError, TypeError):
             raise BadInput(
                 f"{file} is damaged. Move {self.path} away, or remove that file to run every "
@@ -82,18 +82,51 @@ class RunFolder:
                 return None
         return dict(record["outputs"])
 
-    def is_done(self, stage: str, inputs: Mapping[str, Any]) -> bool:
+    def done(self, stage: str, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The outputs of a stage that finished on these very inputs."""
         record = self.manifest["stages"].get(stage)
-        return (
-            record is not None
-            and record["inputs"] == digest(inputs)
-            and self.outputs_of(stage) is not None
-        )
+        if record is None or record["inputs"] != digest(inputs):
+            return None
+        return self.outputs_of(stage)
+
+    def begin(self, stage: str, inputs: Mapping[str, Any], *files: Path) -> Path | None:
+        """Record that `stage` begins on `inputs`, or goes on with them.
+
+        Args:
+            files: What an earlier beginning on other inputs may have left; it is set aside.
+        Returns: Where that is now, or None.
+        """
+        key, before = digest(inputs), self.manifest["begun"].get(stage)
+        if key == before:
+            return None
+        aside = self.set_aside(f"{stage}-{before}", *files) if before else None
+        self.manifest["begun"][stage] = key
+        self.save()
+        return aside
+
+    def set_aside(self, label: str, *files: Path) -> Path | None:
+        """Move files and folders of the run below set-aside/; None if there were none."""
+        there = [file for file in files if file.exists()]
+        if not there:
+            return None
+        number = 1
+        while (aside := self.path / "set-aside" / f"{label}-{number}").exists():
+            number += 1
+        for file in there:
+            place = aside / file.relative_to(self.path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(place)
+        return aside
 
     def finish(
         self, stage: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any], *files: Path
     ) -> None:
-        """Record that `stage` is done, with the hashes of the files that it wrote."""
+        """Record that `stage` is done, with the hashes of the files that it wrote.
+
+        What later stages made of earlier outputs no longer counts.
+        """
+        for later in STAGES[STAGES.index(stage) + 1 :]:
+            self.manifest["stages"].pop(later, None)
         self.manifest["stages"][stage] = {
             "inputs": digest(inputs),
             "finished": now(),
@@ -104,7 +137,11 @@ class RunFolder:
 
     @contextlib.contextmanager
     def only_me(self) -> Iterator[None]:
-        """Hold the folder: two processes that write one run would each undo the other's work."""
+        """Hold the folder: two processes that write one run would each undo the other's work.
+
+        The manifest is read again, since another process may have written it meanwhile.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,7 +155,17 @@ class RunFolder:
             lock.truncate()
             lock.write(str(os.getpid()))
             lock.flush()
-            yield
+            self.manifest = self._read_manifest()
+            self._sweep()
+            try:
+                yield
+            finally:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed had half written."""
+        for part in self.path.rglob(".*.part"):
+            part.unlink()
 
 
 def newest_run(runs: Path = RUNS) -> Path:
@@ -126,7 +173,7 @@ def newest_run(runs: Path = RUNS) -> Path:
     manifests = sorted(runs.glob("*/manifest.json"), key=lambda file: file.stat().st_mtime)
     if not manifests:
         raise UsageError(
-            f"There is no run in {runs}/. Start one: nasdeploy search --latency 100ms --data ..."
+            f"There is no run in {runs}/. Start one: nasdeploy search --latency 40% --data ..."
         )
     return manifests[-1].parent
 

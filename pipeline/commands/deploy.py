@@ -49,21 +49,17 @@ def train(
         nasdeploy train
         nasdeploy train --run quickstart --epochs 100 --set learning_rate=0.05
     """
-    from nasdeploy.pipeline import flow
+    console = Console(format)
+    console.loading()
+
     from nasdeploy.pipeline.commands.options import settings_of
+    from nasdeploy.pipeline.opened_run import open_run, train_only
 
     changed = {**settings_of(settings), **({"epochs": epochs} if epochs is not None else {})}
-    console = Console(format)
-    opened = flow.open_run(
-        run,
-        {"train": {"settings": changed or None, "random_baselines": baselines}},
-        console,
+    opened = open_run(
+        run, {"train": {"settings": changed or None, "random_baselines": baselines}}, console
     )
-    with flow.held(opened.folder, opened.context.config):
-        trained = flow.train_only(opened)
-    console.next(
-        f"{opened.folder.winner}/weights.pt", f"nasdeploy export --run {opened.folder.path.name}"
-    )
+    trained = train_only(opened)
     rows = [
         [name, f"{r['test']['accuracy']:.2%}", f"{r['test']['top5']:.2%}", r["epochs"]]
         for name, r in trained.items()
@@ -71,6 +67,9 @@ def train(
     console.result(
         trained,
         lambda: rows_table("On the test set", ["network", "top-1", "top-5", "epochs"], rows),
+    )
+    console.next(
+        f"nasdeploy export --run {opened.name}", wrote=f"{opened.folder.winner}/weights.pt"
     )
 
 
@@ -93,11 +92,13 @@ def export(
         nasdeploy export --precision int8
         nasdeploy export --runtime litert --runtime executorch --precision fp32 --precision int8
     """
-    from nasdeploy.pipeline import flow
+    console = Console(format)
+    console.loading()
+
+    from nasdeploy.pipeline.opened_run import export_only, open_run
     from nasdeploy.pipeline.report import percent
     from nasdeploy.units import format_bytes
 
-    console = Console(format)
     sections: dict[str, Any] = {
         "export": {
             "runtimes": runtime,
@@ -106,11 +107,11 @@ def export(
             "calibration_images": calibration_images,
         }
     }
-    opened = flow.open_run(run, sections, console)
-    asked = (runtime, precision) if runtime or precision else None
-    with flow.held(opened.folder, opened.context.config):
-        files = flow.export_only(opened, asked)
-    console.next(str(opened.folder.winner), f"nasdeploy verify --run {opened.folder.path.name}")
+    opened = open_run(run, sections, console)
+    config = opened.config.export
+    files = export_only(
+        opened, config.runtimes if runtime else None, config.precisions if precision else None
+    )
     rows = []
     for file in files:
         parity = file["parity"]
@@ -129,6 +130,7 @@ def export(
         )
     columns = ["file", "size", "SQNR", "max abs", "agreement", "accuracy", "delegated"]
     console.result(files, lambda: rows_table("Against the model", columns, rows))
+    console.next(f"nasdeploy verify --run {opened.name}", wrote=str(opened.folder.winner))
 
 
 def verify(
@@ -144,15 +146,15 @@ def verify(
     Example:
         nasdeploy verify --device local
     """
-    from nasdeploy.pipeline import flow
+    console = Console(format)
+    console.loading()
+
+    from nasdeploy.pipeline.opened_run import open_run, verify_only
     from nasdeploy.pipeline.report import interval
     from nasdeploy.units import format_ms
 
-    console = Console(format)
-    opened = flow.open_run(run, {"device": device}, console)
-    with flow.held(opened.folder, opened.context.config):
-        measured = flow.verify_only(opened)
-    console.next(f"{opened.folder.winner}/measured.json", f"read {opened.folder.winner}/card.md")
+    opened = open_run(run, {"device": device}, console)
+    measured = verify_only(opened)
     rows = [
         [
             entry["file"],
@@ -167,6 +169,10 @@ def verify(
     title = f"{measured[0]['statistic']}, {measured[0]['starts']} process starts"
     console.result(
         measured, lambda: rows_table(title, ["file", "measured", "95 % interval", ""], rows)
+    )
+    chosen = f"{opened.folder.winner}/{measured[0]['file']}"
+    console.next(
+        f"ship {chosen} with the .json beside it", wrote=f"{opened.folder.winner}/measured.json"
     )
 
 
@@ -184,11 +190,15 @@ def bench(
     Example:
         nasdeploy bench model.tflite --device local --threads 2
     """
+    console = Console(format)
+    console.loading()
+
     from nasdeploy.pipeline.stages.bench import bench as measure_file
 
-    console = Console(format)
     data = measure_file(
         file, console, device=device or "local", threads=threads, samples=samples,
         statistic=statistic or "median",
     )  # fmt: skip
     console.result(data, lambda: mapping_table(str(file), data))
+    runtime = data["runtime"].split()[0]
+    console.next(f"nasdeploy profile --device {device or 'local'} --runtime {runtime}")

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
-from nasdeploy.errors import NasdeployError
+from nasdeploy.errors import NasdeployError, UsageError
 from nasdeploy.pipeline.commands.options import DeviceOption, FormatOption
 from nasdeploy.pipeline.console import Console, Format, rows_table
+
+if TYPE_CHECKING:
+    from nasdeploy.device_agent.device import Device
+
+Check = tuple[str, str, str]
+"""What was looked at, what was found, and how to mend it, or nothing."""
+
+MISSING, UNKNOWN = "missing", "unknown"
+ENOUGH_DISK_BYTES = 2 * 10**9
+ENOUGH_MEMORY_BYTES = 3 * 10**9
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +27,12 @@ def register(app: typer.Typer) -> None:
 
 
 def devices(format: FormatOption = Format.table) -> None:
-    """List the devices that can be reached."""
+    """List the devices that can be reached.
+
+    \b
+    Example:
+        nasdeploy devices --format json
+    """
     from nasdeploy.device_agent.devices import list_devices
     from nasdeploy.units import format_bytes
 
@@ -34,9 +51,9 @@ def devices(format: FormatOption = Format.table) -> None:
             }
         )
     columns = list(rows[0])
-    Console(format).result(
-        rows, lambda: rows_table("", columns, [list(row.values()) for row in rows])
-    )
+    console = Console(format)
+    console.result(rows, lambda: rows_table("", columns, [list(row.values()) for row in rows]))
+    console.next(f"nasdeploy doctor --device {rows[0]['device']}")
 
 
 def doctor(device: DeviceOption = "local", format: FormatOption = Format.table) -> None:
@@ -46,40 +63,82 @@ def doctor(device: DeviceOption = "local", format: FormatOption = Format.table) 
     Example:
         nasdeploy doctor --device local
     """
-    from nasdeploy.device_agent.condition import read_condition
     from nasdeploy.device_agent.devices import open_device
-    from nasdeploy.device_agent.runners.runner import RUNNERS
 
     opened = open_device(device or "local")
-    rows = []
+    checks = [*_runtimes(opened), *_condition(opened), *_host()]
+    rows = [
+        {"check": name, "found": found, "to mend it": mend} for name, found, mend in checks
+    ]  # fmt: skip
+    console = Console(format)
+    console.result(
+        rows,
+        lambda: rows_table(
+            opened.name, ["check", "found", "to mend it"], [list(row.values()) for row in rows]
+        ),
+    )
+    if any(found == MISSING for _, found, _ in checks):
+        raise typer.Exit(UsageError.exit_code)
+    console.next(f"nasdeploy profile --device {opened.name}")
+
+
+def _runtimes(device: Device) -> list[Check]:
+    from nasdeploy.device_agent.runners.runner import RUNNERS
+
+    checks = []
     for runtime, runner in RUNNERS.items():
         try:
-            found, mend = runner.check(opened), ""
+            found, mend = runner.check(device), ""
         except NasdeployError as error:
-            found, mend = "missing", str(error)
-        rows.append({"check": f"runtime {runtime}", "found": found, "to mend it": mend})
-    condition = read_condition(opened)
+            found, mend = MISSING, str(error)
+        checks.append((f"runtime {runtime}", found, mend))
+    return checks
+
+
+def _condition(device: Device) -> list[Check]:
+    """What makes measurements unsteady; nothing of it forbids them."""
+    from nasdeploy.device_agent.condition import read_condition
+
+    condition = read_condition(device)
     load = condition.load_average
-    busy = load is not None and load > 0.5 * opened.info().cores
-    rows.append(
-        {
-            "check": "load",
-            "found": "unknown" if load is None else f"{load:.2f}",
-            "to mend it": "Close what else runs here: rounds will be rejected." if busy else "",
-        }
+    busy = load is not None and load > 0.5 * device.info().cores
+    governors = sorted(set((condition.governors or {}).values()))
+    slow = any(governor != "performance" for governor in governors)
+    return [
+        (
+            "load",
+            UNKNOWN if load is None else f"{load:.2f}",
+            "Close what else runs here: rounds will be measured again" if busy else "",
+        ),
+        (
+            "governor",
+            ", ".join(governors) or UNKNOWN,
+            "sudo cpupower frequency-set -g performance" if slow else "",
+        ),
+    ]
+
+
+def _host() -> list[Check]:
+    """What exporting and training need on this machine. No compiler is among it."""
+    import os
+    import shutil
+    from pathlib import Path
+
+    from nasdeploy.export.workers import available_bytes
+    from nasdeploy.pipeline.project import cache_dir
+    from nasdeploy.units import format_bytes
+
+    checks = []
+    for name, folder in (("this folder", Path.cwd()), ("the cache", cache_dir())):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(there).free
+        mend = f"Make room on the disk of {there}" if free < ENOUGH_DISK_BYTES else ""
+        if not os.access(there, os.W_OK):
+            mend = f"{there} cannot be written to: work in another folder, or set NASDEPLOY_CACHE"
+        checks.append((f"disk of {name}", f"{format_bytes(free)} free", mend))
+    free = available_bytes()
+    mend = "Close other programs, or export and train with one worker"
+    checks.append(
+        ("memory", f"{format_bytes(free)} free", mend if free < ENOUGH_MEMORY_BYTES else "")
     )
-    governors = condition.governors or {}
-    other = sorted({g for g in governors.values() if g != "performance"})
-    rows.append(
-        {
-            "check": "governor",
-            "found": ", ".join(sorted(set(governors.values()))) or "unknown",
-            "to mend it": "sudo cpupower frequency-set -g performance" if other else "",
-        }
-    )
-    columns = list(rows[0])
-    Console(format).result(
-        rows, lambda: rows_table(opened.name, columns, [list(row.values()) for row in rows])
-    )
-    if any(row["found"] == "missing" for row in rows):
-        raise typer.Exit(2)
+    return checks

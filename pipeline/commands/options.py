@@ -23,6 +23,7 @@ SpaceOption = Annotated[
 InputShapeOption = Annotated[
     str | None, typer.Option("--input-shape", help="Channels, height, width: 3x96x96.")
 ]
+NameOption = Annotated[str | None, typer.Option("--name", help="Of the run's folder below runs/.")]
 ClassesOption = Annotated[int | None, typer.Option("--classes", help="Outputs of the head.")]
 WidthOption = Annotated[
     float | None, typer.Option("--width", help="Width multiplier of the space's channels.")
@@ -31,7 +32,7 @@ TableOption = Annotated[
     str | None, typer.Option("--table", help="A table's file, or a shipped one: pixel1.")
 ]
 StatisticOption = Annotated[
-    str | None, typer.Option("--statistic", help="min, p10, median, p90 or p95.")
+    str | None, typer.Option("--statistic", help="min, p10, median, mean, p90 or p95.")
 ]
 DataOption = Annotated[
     str | None, typer.Option("--data", help="A data set's name, folder:PATH or FILE.npz.")
@@ -56,16 +57,15 @@ def parse_shape(text: str | None) -> list[int] | None:
 
 def space_values(
     space: str | None, input_shape: str | None, classes: int | None, width: float | None
-) -> dict[str, object] | None:
-    """The `space` section of a configuration from its options; None where none was given."""
+) -> dict[str, object]:
+    """The `space` section of a configuration, as far as options say something of it."""
     values: dict[str, object] = {
         "name": space,
         "input_shape": parse_shape(input_shape),
         "classes": classes,
         "width_mult": width,
     }
-    given = {name: value for name, value in values.items() if value is not None}
-    return given or None
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def settings_of(texts: Sequence[str] | None) -> dict[str, Any]:

@@ -66,12 +66,15 @@ def profile(
         nasdeploy profile --space mobile --input-shape 3x96x96 --classes 10
         nasdeploy profile --resume
     """
+    from nasdeploy.errors import UsageError
     from nasdeploy.pipeline.project import config_from, table_path
 
+    if resume and overwrite:
+        raise UsageError("--resume goes on and --overwrite begins anew: give one of them.")
     config = config_from(
         {
             "device": device, "runtime": runtime, "precision": precision, "threads": threads,
-            "seed": seed, "space": space_values(space, input_shape, classes, width),
+            "seed": seed, "space": space_values(space, input_shape, classes, width) or None,
             "profile": {
                 "min_samples": samples, "min_duration_s": duration, "anchors": anchors,
                 "workers": workers,
@@ -80,20 +83,19 @@ def profile(
         needs_data=False,
     )  # fmt: skip
 
+    console = Console(format)
+    console.loading()
+
     from nasdeploy.pipeline import flow
     from nasdeploy.pipeline.stages.profile import profile as measure_table
     from nasdeploy.pipeline.stages.profile import set_aside
 
-    console = Console(format)
     made = flow.space_for(config, None)
     path = table or table_path(config, made.deployment.input_shape)
+    context = flow.make_context(config, console, resume=resume)
     if overwrite:
         set_aside(path)
-    context = flow.make_context(config, console, resume=resume)
     measured = measure_table(context, made, path)
-    console.next(
-        f"{path} and its raw samples beside it", f"nasdeploy search --latency 40% --table {path}"
-    )
     facts = {
         "table": str(path),
         "operators": len(measured.ops),
@@ -102,3 +104,7 @@ def profile(
         "fits": [dict(fit) for fit in measured.fits],
     }
     console.result(facts, lambda: mapping_table("Profile", facts))
+    console.next(
+        f"nasdeploy search --latency 40% --table {path}",
+        wrote=f"{path}, its raw samples beside it",
+    )

@@ -13,6 +13,7 @@ from nasdeploy.pipeline.commands.options import (
     DeviceOption,
     FormatOption,
     InputShapeOption,
+    NameOption,
     PrecisionOption,
     RuntimeOption,
     SeedOption,
@@ -25,7 +26,6 @@ from nasdeploy.pipeline.commands.options import (
 )
 from nasdeploy.pipeline.console import Console, Format, mapping_table
 
-NameOption = Annotated[str | None, typer.Option("--name", help="Of the run's folder below runs/.")]
 ReplayOption = Annotated[
     Path | None,
     typer.Option(
@@ -62,22 +62,23 @@ def run(
     """
     from nasdeploy.pipeline.config import make_config, read_config
     from nasdeploy.pipeline.project import merged
-    from nasdeploy.pipeline.run_folder import RUNS, RunFolder
+    from nasdeploy.pipeline.run_folder import RUNS
 
     values = read_config(config).model_dump(exclude_unset=True)
     over = {"name": name, "seed": seed, "device": device, "bounds": {"latency": latency}}
     checked = make_config(merged(values, over), source=str(config))
     console = Console(format)
-    folder = RunFolder(RUNS / (checked.name or config.stem))
-    if resume and not folder.manifest["stages"]:
-        console.log(f"{folder.path} is new: there is nothing to go on with.")
-    console.log(f"{folder.path}: {config}, seed {checked.seed}")
+    path = RUNS / (checked.name or config.stem)
+    if resume and not (path / "manifest.json").exists():
+        console.log(f"{path} is new: there is nothing to go on with.")
+    console.log(f"{path}: {config}, seed {checked.seed}")
+    console.loading()
 
     from nasdeploy.pipeline import flow
 
-    with flow.held(folder, checked):
-        summary = flow.run(flow.make_context(checked, console), folder, replayed=measurements)
+    summary = flow.run(checked, console, path, replayed=measurements)
     console.result(summary.to_json(), summary.render)
+    console.next(f"open {path / 'report.html'}", wrote=f"{path}: winner/, report.html")
 
 
 def search(
@@ -130,7 +131,6 @@ def search(
         nasdeploy search --table pixel1 --latency 80ms --data fashion-mnist-mini
         nasdeploy search --latency 40% --strategy evolution --supernet runs/quickstart/supernet.pt
     """
-    from nasdeploy.errors import UsageError
     from nasdeploy.pipeline.commands.options import settings_of
     from nasdeploy.pipeline.project import config_from
 
@@ -142,7 +142,7 @@ def search(
         {
             "name": name, "device": device, "runtime": runtime, "precision": precision,
             "threads": threads, "data": data, "table": table, "seed": seed, "bounds": bounds,
-            "space": space_values(space, input_shape, classes, width),
+            "space": space_values(space, input_shape, classes, width) or None,
             "search": {
                 "strategy": strategy, "steps": steps, "trials": trials, "wall_s": wall,
                 "supernet": None if supernet is None else str(supernet),
@@ -150,17 +150,18 @@ def search(
             },
         }
     )  # fmt: skip
-    if not any(value is not None for key, value in config.bounds if key != "statistic"):
-        raise UsageError("A search needs a bound: --latency 100ms, --max-params 3M, ...")
+    console = Console(format)
+    console.loading()
 
     from nasdeploy.pipeline import flow
 
-    console = Console(format)
-    config, folder, opened = flow.prepare_search(config, console, asked={
-        "runtime": runtime, "precision": precision, "threads": threads,
-    })  # fmt: skip
-    with flow.held(folder, config):
-        winner = flow.search_only(
-            flow.make_context(config, console), folder, opened, replayed=measurements
-        )
+    named = config.model_fields_set & {"runtime", "precision", "threads"}
+    config, opened = flow.settle_search(
+        config, console, asked={field: getattr(config, field) for field in named}
+    )
+    folder, winner = flow.search_only(config, console, opened, replayed=measurements)
     console.result(winner, lambda: mapping_table("The network", flow.winner_facts(winner)))
+    console.next(
+        f"nasdeploy train --run {folder.path.name}",
+        wrote=f"{folder.path}: winner/arch.json, {winner['file']}, pareto.csv",
+    )

@@ -28,7 +28,15 @@ def register(root: typer.Typer) -> None:
 
 @app.command("list")
 def list_spaces(format: FormatOption = Format.table) -> None:
-    """List the spaces."""
+    """List the spaces.
+
+    \b
+    Example:
+        nasdeploy space list
+    """
+    console = Console(format)
+    console.loading()
+
     from nasdeploy.search.space import size_of
     from nasdeploy.search.spaces import SPACES, make_space
 
@@ -45,9 +53,8 @@ def list_spaces(format: FormatOption = Format.table) -> None:
             }
         )
     columns = list(rows[0])
-    Console(format).result(
-        rows, lambda: rows_table("", columns, [list(row.values()) for row in rows])
-    )
+    console.result(rows, lambda: rows_table("", columns, [list(row.values()) for row in rows]))
+    console.next(f"nasdeploy space show {rows[0]['space']}")
 
 
 @app.command()
@@ -64,10 +71,13 @@ def show(
     Example:
         nasdeploy space show mobile --input-shape 3x96x96 --classes 10
     """
+    console = Console(format)
+    console.loading()
+
     from nasdeploy.search.space import size_of
     from nasdeploy.search.spaces import make_space
 
-    made = make_space(space_values(space, input_shape, classes, width) or {"name": space})
+    made = make_space(space_values(space, input_shape, classes, width))
     keys = {key for term in made.cost_terms() for keys in term.op_keys for key in keys}
     data: dict[str, Any] = {
         "space": dict(made.config),
@@ -76,10 +86,11 @@ def show(
         "decisions": {decision.label: list(decision.choices) for decision in made.decisions},
     }
     title = f"{space}: {data['architectures']:.3g} architectures of {len(keys)} operators"
-    Console(format).result(
+    console.result(
         data,
         lambda: mapping_table(title, {d.label: " ".join(d.choices) for d in made.decisions}),
     )
+    console.next(f"nasdeploy profile --device local --space {space}")
 
 
 @app.command("range")
@@ -98,28 +109,38 @@ def range_(
     Example:
         nasdeploy space range mobile --table pixel1
     """
-    from nasdeploy.pipeline.estimating import named_arch, open_table, space_on_table
+    console = Console(format)
+    console.loading()
+
+    from nasdeploy.pipeline.estimating import (
+        estimator_of,
+        named_arch,
+        open_table,
+        space_on_table,
+    )
+    from nasdeploy.pipeline.project import newest_table, project_values
     from nasdeploy.units import format_ms
 
-    opened = open_table(table, device="local")
-    wanted = space_values(space, input_shape, classes, width) or {"name": space}
-    made, estimator = space_on_table(wanted, opened, statistic=statistic)
+    path = table or newest_table(str(project_values().get("device", "local")))
+    opened = open_table(path)
+    made = space_on_table(space_values(space, input_shape, classes, width), opened)
+    by = statistic or opened.table.default_statistic
+    estimator = estimator_of(made, opened.table, statistic=by)
     reach = estimator.range()
     data: dict[str, Any] = {
         "space": dict(made.config),
         "table": opened.name,
-        "statistic": statistic or opened.table.default_statistic,
+        "statistic": by,
         "low_ms": reach.low,
         "high_ms": reach.high,
         "fastest": named_arch(made, reach.lowest),
         "slowest": named_arch(made, reach.highest),
         "estimate": estimator.describe(),
     }
-    Console(format).result(
+    console.result(
         data,
         lambda: rows_table(
-            f"{space} on {opened.name}: {data['statistic']}, {opened.table.runtime}, "
-            f"{estimator.describe()}",
+            f"{space} on {opened.name}: {by}, {opened.table.runtime}, {estimator.describe()}",
             ["network", "estimate", "choices"],
             [
                 ["fastest", format_ms(reach.low), " ".join(data["fastest"].values())],
@@ -128,3 +149,4 @@ def range_(
             right="estimate",
         ),
     )
+    console.next(f"nasdeploy search --latency 40% --table {opened.name}")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 
 from nasdeploy.pipeline.commands.options import FormatOption, StatisticOption
 from nasdeploy.pipeline.console import Console, Format, mapping_table, rows_table
+
+if TYPE_CHECKING:
+    from nasdeploy.latency_tables.table import LatencyTable
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -53,21 +57,20 @@ def show(
         "anchors": len(opened.anchors),
         "fits": [dict(fit) for fit in opened.fits],
     }
-    console = Console(format)
-    if format is not Format.table:
-        console.result({**header, f"{chosen}_ms": values})
-        return
-    console.result(header, lambda: mapping_table(str(opened), header))
     rows = [
         [key, format_ms(value), opened.ops[key].n, opened.ops[key].ci95_ms]
         for key, value in values.items()
     ]
+    columns = ["operator", chosen, "samples", "95 % interval, ms"]
+    console = Console(format)
     console.result(
-        values,
-        lambda: rows_table(
-            f"{len(rows)} operators", ["operator", chosen, "samples", "95 % interval, ms"], rows
+        {**header, f"{chosen}_ms": values},
+        lambda: Group(
+            mapping_table(str(opened), header),
+            rows_table(f"{len(rows)} operators", columns, rows, right=chosen),
         ),
     )
+    _next_of(console, opened, table)
 
 
 @app.command()
@@ -112,6 +115,7 @@ def diff(
             right="ratio",
         ),
     )
+    console.next(f"nasdeploy table merge {first} {second} --into MERGED.yaml")
 
 
 @app.command()
@@ -140,8 +144,8 @@ def merge(
         "anchors_added": merged.anchors_added,
     }
     console = Console(format)
-    console.next(str(into), f"nasdeploy search --latency 40% --table {into}")
     console.result(data, lambda: mapping_table("Merged", data))
+    console.next(f"nasdeploy search --latency 40% --table {into}", wrote=str(into))
 
 
 @app.command()
@@ -157,7 +161,9 @@ def check(table: TableArgument, format: FormatOption = Format.table) -> None:
     path = find_table(table)
     opened = read_table(path)
     data = {"table": str(path), "operators": len(opened.ops), "anchors": len(opened.anchors)}
-    Console(format).result(data, lambda: mapping_table("In order", data))
+    console = Console(format)
+    console.result(data, lambda: mapping_table("In order", data))
+    _next_of(console, opened, table)
 
 
 @app.command("import")
@@ -180,5 +186,10 @@ def import_(
     write_table(table, into)
     data = {"table": str(into), "operators": len(table.ops), "origin": table.origin}
     console = Console(format)
-    console.next(str(into), f"nasdeploy space range mobile --table {into}")
     console.result(data, lambda: mapping_table("Imported", data))
+    console.next(f"nasdeploy space range mobile --table {into}", wrote=str(into))
+
+
+def _next_of(console: Console, table: LatencyTable, name: str) -> None:
+    space = table.spaces[0]["name"] if table.spaces else "mobile"
+    console.next(f"nasdeploy space range {space} --table {name}")

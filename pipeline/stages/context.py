@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from nasdeploy.device_agent.device import Device, DeviceInfo
@@ -31,7 +32,7 @@ class Context:
     def runner(self) -> Runner:
         return open_runner(self.config.runtime)
 
-    @property
+    @cached_property
     def info(self) -> DeviceInfo:
         return self.device.info()
 

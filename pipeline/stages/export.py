@@ -16,7 +16,7 @@ import numpy.typing as npt
 from nasdeploy.device_agent.devices import open_device
 from nasdeploy.device_agent.outputs import run_outputs
 from nasdeploy.device_agent.runners.runner import open_runner
-from nasdeploy.durable import write_json
+from nasdeploy.durable import sha256_file, write_json
 from nasdeploy.errors import ExportError, ParityError
 from nasdeploy.export.artifact import Artifact, Calibration
 from nasdeploy.export.exporters import SUFFIX, exporter
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _REFERENCE_BATCH = 64
+_PARITY_BYTES = 256 * 10**6  # of images that a runner is given at once
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,9 @@ def wanted_files(context: Context) -> list[tuple[Runtime, Precision]]:
     """(runtime, precision) of every file; the one that was searched for comes first."""
     config = context.config
     chosen: tuple[Runtime, Precision] = (config.runtime, config.precision)
-    runtimes = dict.fromkeys((config.runtime, *config.export.runtimes))
-    precisions = dict.fromkeys((config.precision, *config.export.precisions))
-    others = [(r, p) for r in runtimes for p in precisions if (r, p) != chosen]
-    return [chosen, *others]
+    runtimes = config.export.runtimes or (config.runtime,)
+    pairs = [(r, p) for r in runtimes for p in config.export.precisions]
+    return list(dict.fromkeys([chosen, *pairs]))
 
 
 def export_winner(
@@ -76,15 +76,16 @@ def export_winner(
     config, console = context.config, context.console
     wanted = wanted_files(context)
     inputs = {
-        "weights": folder.outputs_of("train"),
+        "weights": sha256_file(folder.winner / "weights.pt"),
+        "data": data.sha256,
         "files": wanted,
         "required": list(required),
         "export": config.export.model_dump(),
         "target": context.info.target,
         "seed": config.seed,
     }
-    done = folder.outputs_of("export")
-    if done is not None and folder.is_done("export", inputs):
+    done = folder.done("export", inputs)
+    if done is not None:
         console.log("export: done already, its inputs are unchanged")
         return cast(list[dict[str, Any]], done["files"])
     reference = _reference(context, folder, data, winner)
@@ -167,15 +168,19 @@ def _export_one(
 
 def _parity(artifact: Artifact, reference: Reference) -> Parity:
     """Run the file on this machine; what a device computes is checked where it is verified."""
-    images = to_layout(reference.images, artifact.inputs[0])
     device = open_device("local")
     if artifact.target != device.info().target:
         raise ExportError(
             f"{artifact.path.name} is made for {artifact.target} and cannot be run here, on "
             f"{device.info().target}, to hold it against the model."
         )
-    outputs = run_outputs(device, open_runner(artifact.runtime), artifact.path, [images])
-    return compare(reference.logits, outputs[0], reference.labels)
+    runner = open_runner(artifact.runtime)
+    at_once = max(1, _PARITY_BYTES // reference.images[0].nbytes)
+    logits = []
+    for start in range(0, len(reference.images), at_once):
+        images = to_layout(reference.images[start : start + at_once], artifact.inputs[0])
+        logits.append(run_outputs(device, runner, artifact.path, [images])[0])
+    return compare(reference.logits, np.concatenate(logits), reference.labels)
 
 
 def _sidecar(

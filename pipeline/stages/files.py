@@ -99,7 +99,7 @@ def graphs_of(files: dict[str, CachedFile]) -> list[Graph]:
 
 def measuring_update(update: Callable[..., None]) -> Callable[[int, int, float | None, str], None]:
     """A measuring session's progress on a console's."""
-    return lambda done, total, eta_s, text: update(done, total, text)
+    return lambda done, total, eta_s, text: update(done, total, text, eta_s)
 
 
 def probe_graphs(context: Context) -> tuple[Graph, Graph]:

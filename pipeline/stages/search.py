@@ -7,10 +7,11 @@ corrects the estimate, and the strategy is asked again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasdeploy.durable import sha256_file, write_json
 from nasdeploy.errors import BoundNotMet, NothingWithinBounds, UsageError
@@ -38,7 +39,10 @@ from nasdeploy.search.strategies import SupernetStrategy, make_strategy
 from nasdeploy.search.task import Classification
 from nasdeploy.units import format_ms, parse_latency
 
-MEASURABLE = ("measured", "emulated", "simulated")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HOW_LONG = ("steps", "trials", "wall_s", "candidates")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class Problem:
 
     Attributes:
         train: Shape and classes that the supernet and the winner are trained at.
+        identity: Plain data that decides what the search does.
+        how_long: What decides how far it goes; with more of it, a finished search goes on.
+        supernet_weights: Of a supernet that was trained before, or None.
         statistic: Of every latency in this run.
         bound_ms: The latency bound, a share already resolved; None without one.
     """
@@ -58,44 +65,49 @@ class Problem:
     train: Deployment
     statistic: str
     bound_ms: float | None
-    inputs: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    how_long: Mapping[str, Any]
+    supernet_weights: Mapping[str, Tensor] | None
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {**self.identity, **self.how_long}
 
 
 def pose(context: Context, space: SearchSpace, data: DataSet, table: OpenedTable) -> Problem:
     """Put the parts of a search together, and refuse at once what cannot be met."""
     config = context.config
     statistic = statistic_of(config, table.table)
-    if statistic != config.bounds.statistic:
-        context.console.warn(
-            f"{table.name} has no {config.bounds.statistic}, only {statistic}: "
-            f"the bound is one on the {statistic}."
-        )
     estimator = estimator_of(space, table.table, statistic=statistic)
     bound_ms = None
     if config.bounds.latency is not None:
         reach = estimator.range()
         bound_ms = parse_latency(config.bounds.latency).resolve_ms(reach.low, reach.high)
     channels = space.deployment.input_shape[0]
-    shape = (channels, *data.input_shape[1:])
+    train = Deployment((channels, *data.input_shape[1:]), len(data.classes))
+    supernet = Path(config.search.supernet) if config.search.supernet else None
     problem = Problem(
         space=space,
-        data=data.converted(shape),
+        data=data.converted(train.input_shape),
         table=table,
         estimator=estimator,
-        train=Deployment(shape, len(data.classes)),
+        train=train,
         statistic=statistic,
         bound_ms=bound_ms,
-        inputs={
+        identity={
             "space": dict(space.config),
             "data": data.sha256,
             "table": sha256_file(table.path),
             "bounds": config.bounds.model_dump(),
-            "search": config.search.model_dump(),
+            "search": config.search.model_dump(exclude={*HOW_LONG, "supernet"}),
+            "supernet": sha256_file(supernet) if supernet else None,
             "seed": config.seed,
             "runtime": config.runtime,
             "precision": config.precision,
             "threads": config.threads,
         },
+        how_long=config.search.model_dump(include=set(HOW_LONG)),
+        supernet_weights=_weights(supernet, _supernet_identity(space, train, data)),
     )
     check_limits(bounds_of(context, problem, [estimator]).limits())
     return problem
@@ -112,18 +124,28 @@ def search(
     context: Context, folder: RunFolder, problem: Problem, measurements: Measurements
 ) -> dict[str, Any]:
     """Run the strategy and pick the winner; what is returned is what winner/arch.json holds."""
-    done = folder.outputs_of("search")
-    if done is not None and folder.is_done("search", problem.inputs):
+    done = folder.done("search", problem.inputs)
+    if done is not None:
         context.console.log("search: done already, its inputs are unchanged")
         return done
     live = [problem.estimator]
-    _announce(context, problem)
     strategy = _strategy(context, problem, live)
-    _drive(context, folder, problem, strategy)
-    winner = _winner(context, folder, problem, strategy, live, measurements)
+    pareto = folder.path / "pareto.csv"
+    aside = folder.begin(
+        "search", problem.identity, folder.history_path, folder.search_checkpoint,
+        folder.supernet_path, pareto, folder.winner, folder.report_path,
+    )  # fmt: skip
+    context.console.set_aside("The earlier search", aside)
+    _announce(context, problem)
+    _drive(context, folder, problem, strategy, pareto)
+    winner = _winner(context, problem, strategy, live, measurements)
     path = folder.winner / "arch.json"
+    if path.exists() and json.loads(path.read_text())["arch"] != winner["arch"]:
+        context.console.set_aside(
+            "The earlier winner", folder.set_aside("winner", folder.winner, folder.report_path)
+        )
     write_json(path, winner)
-    folder.finish("search", problem.inputs, winner, path, folder.path / "pareto.csv")
+    folder.finish("search", problem.inputs, winner, path, pareto)
     return winner
 
 
@@ -142,26 +164,29 @@ def _announce(context: Context, problem: Problem) -> None:
         context.console.log(note)
 
 
-def _supernet_identity(problem: Problem) -> dict[str, Any]:
+def _supernet_identity(space: SearchSpace, train: Deployment, data: DataSet) -> dict[str, Any]:
     """What a trained supernet is of: nothing of the bound or the table."""
-    layout = {k: v for k, v in problem.space.config.items() if k not in ("input_shape", "classes")}
+    layout = {k: v for k, v in space.config.items() if k not in ("input_shape", "classes")}
     return {
         "space": layout,
-        "train_shape": list(problem.train.input_shape),
-        "classes": problem.train.classes,
-        "data": problem.data.sha256,
+        "train_shape": list(train.input_shape),
+        "classes": train.classes,
+        "data": data.sha256,
     }
+
+
+def _weights(supernet: Path | None, identity: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+    if supernet is None:
+        return None
+    stored = checkpoints.load(supernet, identity=identity)
+    if stored is None:
+        raise UsageError(f"There is no supernet {supernet}; a search writes runs/NAME/supernet.pt.")
+    weights: Mapping[str, Tensor] = stored["weights"]
+    return weights
 
 
 def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> SupernetStrategy:
     config = context.config.search
-    weights = None
-    if config.supernet is not None:
-        path = Path(config.supernet)
-        stored = checkpoints.load(path, identity=_supernet_identity(problem))
-        if stored is None:
-            raise UsageError(f"There is no supernet {path}; a search writes runs/NAME/supernet.pt.")
-        weights = stored["weights"]
     return make_strategy(
         config.strategy,
         problem.space,
@@ -171,49 +196,52 @@ def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> Supe
         bounds=bounds_of(context, problem, live),
         seed=context.config.seed,
         settings=config.settings,
-        supernet_weights=weights,
+        supernet_weights=problem.supernet_weights,
     )
 
 
 def _drive(
-    context: Context, folder: RunFolder, problem: Problem, strategy: SupernetStrategy
+    context: Context,
+    folder: RunFolder,
+    problem: Problem,
+    strategy: SupernetStrategy,
+    pareto: Path,
 ) -> None:
     config = context.config.search
-    limited = (config.steps, config.trials, config.wall_s)
-    budget = Budget(*limited) if any(limited) else Budget(steps=10**9)
+    steps = min(strategy.total_steps, config.steps or strategy.total_steps)
+    budget = Budget(steps, config.trials, config.wall_s)
     with context.console.progress(f"Searching ({config.strategy})") as update:
 
         def report(progress: Progress) -> None:
-            update(round(progress.share * 100), 100, progress.text)
+            update(round(progress.share * steps, 1), steps, progress.text)
 
         result = drive(
             strategy,
             budget=budget,
             history=folder.history_path,
-            checkpoint=folder.checkpoints / "search.pt",
-            identity=problem.inputs,
+            checkpoint=folder.search_checkpoint,
+            identity=problem.identity,
             report=report,
         )
     write_pareto_csv(
-        folder.path / "pareto.csv",
+        pareto,
         result.history,
         problem.space,
         {"accuracy": "max", "latency_ms": "min"},
     )
     checkpoints.save(
-        folder.path / "supernet.pt",
+        folder.supernet_path,
         {"weights": strategy.supernet_weights()},
-        identity=_supernet_identity(problem),
+        identity=_supernet_identity(problem.space, problem.train, problem.data),
     )
     context.console.log(
         f"{len(result.history)} trials in {result.elapsed_s:.0f} s; the trained supernet is "
-        f"{folder.path / 'supernet.pt'} (search again with another bound: --supernet)"
+        f"{folder.supernet_path} (search again with another bound: --supernet)"
     )
 
 
 def _winner(
     context: Context,
-    folder: RunFolder,
     problem: Problem,
     strategy: SupernetStrategy,
     live: list[Estimator],
@@ -258,7 +286,7 @@ def _winner(
 def _device_of(context: Context, problem: Problem) -> bool:
     """Whether the table is of the device at hand, so that candidates can be measured there."""
     table = problem.table.table
-    if table.origin not in MEASURABLE:
+    if table.origin != "measured":
         context.console.log(
             f"{problem.table.name} is {table.origin}: no device to measure candidates on. The "
             "winner stands on an estimate until it is verified on your device."
@@ -301,6 +329,8 @@ def _described(
         "choices": named_arch(problem.space, arch),
         "train": asdict(problem.train),
         "table": problem.table.name,
+        "table_device": problem.table.table.device,
+        "table_origin": problem.table.table.origin,
         "statistic": problem.statistic,
         "bound_ms": problem.bound_ms,
         "estimated_ms": estimate.ms,

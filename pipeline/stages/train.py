@@ -15,15 +15,17 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, fields
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nasdeploy.durable import Journal, read_jsonl, replacing
-from nasdeploy.errors import UnknownName, UsageError
+from nasdeploy.durable import Journal, read_jsonl, replacing, sha256_file
+from nasdeploy.errors import OutOfResources, UnknownName, UsageError
+from nasdeploy.export.workers import interrupts_blocked
 from nasdeploy.pipeline.data import DataSet, load_data
 from nasdeploy.pipeline.run_folder import RunFolder, digest
 from nasdeploy.pipeline.stages.context import Context
@@ -66,21 +68,26 @@ class TrainJob:
     threads: int
 
     @property
+    def checkpoint(self) -> Path:
+        return self._file("pt")
+
+    @property
     def weights(self) -> Path:
-        return self.folder / f"{self.name}.weights.pt"
+        return self._file("weights.pt")
 
     @property
     def epochs(self) -> Path:
-        return self.folder / f"{self.name}.epochs.jsonl"
+        return self._file("epochs.jsonl")
 
     @property
-    def identity(self) -> dict[str, Any]:
-        return {
-            "space": digest(self.space),
-            "arch": list(self.arch),
-            "data": self.data_sha256,
-            "shape": list(self.shape),
-        }
+    def identity(self) -> str:
+        """Of everything that decides the result."""
+        place = ("name", "folder", "data", "data_root")
+        return digest({name: value for name, value in asdict(self).items() if name not in place})
+
+    def _file(self, suffix: str) -> Path:
+        """Named by what is trained: another training neither meets nor overwrites its files."""
+        return self.folder / f"{self.name}-{self.identity}.{suffix}"
 
 
 def trained_network(
@@ -147,11 +154,12 @@ def train_winner(
         "train": config.train.model_dump(exclude={"workers"}),
         "seed": config.seed,
     }
-    done = folder.outputs_of("train")
-    if done is not None and folder.is_done("train", inputs):
+    done = folder.done("train", inputs)
+    if done is not None:
         context.console.log("train: done already, its inputs are unchanged")
         return done
-    workers = min(len(archs), config.train.workers or os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0))
+    workers = min(len(archs), config.train.workers or cores)
     jobs = [
         TrainJob(
             name=name,
@@ -166,7 +174,7 @@ def train_winner(
             settings={**config.train.settings, "seed": config.seed},
             label_smoothing=config.train.label_smoothing,
             seed=config.seed,
-            threads=max(1, (os.cpu_count() or 1) // workers),
+            threads=_threads_each(cores, workers),
         )
         for name, arch in archs.items()
     ]
@@ -175,13 +183,21 @@ def train_winner(
         f"{settings.epochs} epochs at {'x'.join(map(str, data.input_shape))}"
     )
     results = _run_jobs(context, jobs, settings.epochs, workers)
-    folder.winner.mkdir(parents=True, exist_ok=True)
     weights = folder.winner / "weights.pt"
+    if weights.exists() and sha256_file(weights) != sha256_file(jobs[0].weights):
+        aside = folder.set_aside("weights", weights, *folder.winner.glob("winner-*"))
+        context.console.set_aside("The earlier training", aside)
     with replacing(weights) as temporary:
         shutil.copyfile(jobs[0].weights, temporary)
     outputs = {job.name: result for job, result in zip(jobs, results, strict=True)}
     folder.finish("train", inputs, outputs, weights)
     return outputs
+
+
+def _threads_each(cores: int, workers: int) -> int:
+    """The cores are shared out; $OMP_NUM_THREADS is the most that one gets, as everywhere else."""
+    most = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores // workers, int(most) if most.isdigit() else cores))
 
 
 def _run_jobs(
@@ -191,32 +207,48 @@ def _run_jobs(
     spawn = multiprocessing.get_context("spawn")
     with (
         context.console.progress("Training") as update,
-        ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool,
+        ProcessPoolExecutor(
+            workers, mp_context=spawn, initializer=_end_with_parent, initargs=(os.getpid(),)
+        ) as pool,
     ):
-        futures: list[Future[dict[str, Any]]] = [pool.submit(run_job, job) for job in jobs]
+        # the parent ends the workers itself
+        with interrupts_blocked():
+            futures: list[Future[dict[str, Any]]] = [pool.submit(run_job, job) for job in jobs]
         try:
             pending = set(futures)
             while pending:
                 _, pending = wait(pending, timeout=_POLL_S)
-                for future in futures:
-                    if future.done() and future.exception() is not None:
-                        future.result()
+                _raise_first(futures)
                 seen = [read_jsonl(job.epochs) for job in jobs]
                 last = seen[0][-1] if seen[0] else None
                 text = f"winner: validation {last['accuracy']:.1%}" if last else ""
                 update(sum(map(len, seen)), epochs * len(jobs), text)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # before the pool is shut down, which forgets them and would wait for their last epoch
             for process in list((pool._processes or {}).values()):
-                process.terminate()
+                process.kill()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
         return [future.result() for future in futures]
 
 
-def _end_with_parent() -> None:
+def _raise_first(futures: Sequence[Future[dict[str, Any]]]) -> None:
+    for future in futures:
+        if future.done() and isinstance(error := future.exception(), BrokenProcessPool):
+            raise OutOfResources(
+                "A training process was ended from outside, often for want of memory. Try "
+                "train.workers: 1 or a smaller batch_size; the same command goes on from the last "
+                "epoch."
+            ) from error
+        if future.done():
+            future.result()
+
+
+def _end_with_parent(parent: int) -> None:
     """A worker ends with whoever started it, even by kill -9, so that no training is orphaned."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def run_job(job: TrainJob) -> dict[str, Any]:
@@ -236,18 +268,19 @@ def run_job(job: TrainJob) -> dict[str, Any]:
     epochs = Journal(job.epochs)
 
     def report(progress: TrainProgress) -> None:
-        epoch = progress.epoch
-        if epoch.number > len(epochs.entries):
-            epochs.append({"epoch": epoch.number, "loss": epoch.loss, **epoch.metrics})
+        epoch, now = progress.epoch, time.monotonic()
+        took_s = now - ended[-1]
+        ended.append(now)
+        epochs.append({"epoch": epoch.number, "loss": epoch.loss, **epoch.metrics, "s": took_s})
 
-    began = time.monotonic()
+    ended = [time.monotonic()]
     result = train(
         model,
         feed,
         task=task,
         settings=settings,
-        checkpoint=job.folder / f"{job.name}.pt",
-        identity={"job": digest(job.identity)},
+        checkpoint=job.checkpoint,
+        identity={"job": job.identity},
         on_epoch=report,
     )
     checkpoints.save(job.weights, {"weights": result.weights}, identity={"arch": list(job.arch)})
@@ -257,5 +290,5 @@ def run_job(job: TrainJob) -> dict[str, Any]:
         "validation": dict(result.best.metrics),
         "test": test,
         "epochs": len(result.history),
-        "train_s": time.monotonic() - began,
+        "train_s": sum(entry["s"] for entry in epochs.entries),
     }

@@ -35,14 +35,17 @@ def verify(
         "files": [file["sha256"] for file in files],
         "device": context.info.fingerprint,
         "threads": context.config.threads,
-        "profile": context.config.profile.model_dump(),
+        "profile": context.config.profile.model_dump(exclude={"anchors", "workers"}),
         "bound_ms": bound_ms,
         "statistic": statistic,
     }
-    done = folder.outputs_of("verify")
-    if done is not None and not anew and folder.is_done("verify", inputs):
+    done = folder.done("verify", inputs)
+    if done is not None and not anew:
         context.console.log("verify: done already, its inputs are unchanged")
         return list(done["files"])
+    elsewhere = _measured_elsewhere(context, winner)
+    if elsewhere:
+        context.console.warn(elsewhere.strip())
     entries = []
     for file in files:
         latency = _measured(context, folder, file, statistic, measurements)
@@ -55,11 +58,21 @@ def verify(
         raise BoundNotMet(
             f"{chosen['file']} took {format_ms(chosen['ms'])} ({statistic}; 95 % interval "
             f"{chosen['low_ms']:.4g} to {chosen['high_ms']:.4g} ms) on {context.device.name}, and "
-            f"the bound is {format_ms(bound_ms)}. Search with a lower bound, or verify again when "
-            "the device is idle: nasdeploy verify."
+            f"the bound is {format_ms(bound_ms)}. {elsewhere}Search with a lower bound, or verify "
+            f"again when the device is idle: nasdeploy verify --run {folder.path.name}"
         )
     folder.finish("verify", inputs, {"files": entries}, path)
     return entries
+
+
+def _measured_elsewhere(context: Context, winner: Mapping[str, Any]) -> str:
+    """What a reader must know who holds a file to a bound of a table of another device."""
+    if winner["table_origin"] == "measured":
+        return ""
+    return (
+        f"The bound was searched on {winner['table']}, a {winner['table_origin']} table of "
+        f"{winner['table_device']}, and the file runs on {context.device.name}. "
+    )
 
 
 def _measured(

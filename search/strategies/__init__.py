@@ -24,6 +24,14 @@ from nasdeploy.search.task import Task
 class SupernetStrategy(Strategy, Protocol):
     """A strategy whose trained supernet can be kept and handed to another search."""
 
+    @property
+    def total_steps(self) -> int:
+        """From the first step to the last, if no budget ends it before: for the time that is left.
+
+        A strategy that runs out of architectures ends earlier.
+        """
+        ...
+
     def supernet_weights(self) -> dict[str, Tensor]: ...
 
 

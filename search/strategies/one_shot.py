@@ -96,7 +96,8 @@ class OneShot:
             self._trainer.supernet, task=task, data=data, settings=settings
         )
         self._rng = Random(seed)
-        self._epoch = settings.supernet_epochs if supernet_weights is not None else 0
+        self._first_epoch = settings.supernet_epochs if supernet_weights is not None else 0
+        self._epoch = self._first_epoch
         self._scored: dict[Arch, float] = {}
         self._trials = 0
         self._exhausted = False
@@ -105,6 +106,11 @@ class OneShot:
     @property
     def finished(self) -> bool:
         return self._exhausted or self._trials >= self.settings.trials
+
+    @property
+    def total_steps(self) -> int:
+        epochs = self.settings.supernet_epochs - self._first_epoch
+        return epochs + math.ceil(self.settings.trials / self.settings.trials_per_step)
 
     @property
     def progress(self) -> str:

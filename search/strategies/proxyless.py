@@ -206,6 +206,10 @@ class Proxyless:
         return self._epoch >= self._trainer.epochs
 
     @property
+    def total_steps(self) -> int:
+        return self._trainer.epochs
+
+    @property
     def progress(self) -> str:
         return self._progress
 
@@ -257,6 +261,9 @@ class Proxyless:
         before = [alpha.detach().clone() for alpha in self.gates.alphas]
         self._optimizer.step()
         self.gates.rescale(before)
+        # weights that are all but infinite may give a finite loss, and no finite gradient
+        total = torch.stack([alpha.detach().sum() for alpha in self.gates.alphas]).sum()
+        finite(total, "architecture", epoch, number, "weight_lr", self.settings)
 
     def _with_latency(self, loss: Tensor) -> Tensor:
         bound = self.bounds.latency_ms

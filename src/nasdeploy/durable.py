@@ -32,7 +32,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutOfResources(
                 f"The disk is full: {path} could not be written. Nothing half-written was left; "
                 "make room and run the same command again."

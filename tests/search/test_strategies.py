@@ -56,6 +56,11 @@ def undisturbed(name: str) -> Undisturbed:
     return Undisturbed(strategy, states, trials)
 
 
+def test_it_says_beforehand_how_many_steps_it_takes(name: str) -> None:
+    run = undisturbed(name)
+    assert small_strategy(name, seed=7).total_steps == len(run.states) - 1
+
+
 def test_the_same_seed_gives_the_same_trials(name: str) -> None:
     once = undisturbed(name)
     assert run_to_the_end(small_strategy(name, seed=7)) == once.trials[-1]

@@ -1,0 +1,69 @@
+"""Which recorded measurement stands for a network, and what it is held against."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from nasdeploy.durable import Journal, read_jsonl
+from nasdeploy.pipeline.measuring import Measurements, NetworkLatency
+
+ONE = NetworkLatency(
+    name="network 0.1", file_sha256="a" * 64, device="cpu, 2 cores", runtime="litert",
+    precision="int8", threads=1, statistic="p10", clock="wall", ms=2.0, low_ms=1.9, high_ms=2.1,
+    median_ms=2.2, n=60, starts=3, peak_rss_bytes=None,
+)  # fmt: skip
+WANTED = {"device": "cpu, 2 cores", "runtime": "litert", "precision": "int8", "threads": 1,
+          "statistic": "p10"}  # fmt: skip
+
+
+def recorded(path: Path, *latencies: NetworkLatency) -> Path:
+    journal = Journal(path)
+    for latency in latencies:
+        journal.append(asdict(latency))
+    return path
+
+
+def test_the_whole_interval_must_lie_within_the_bound() -> None:
+    assert ONE.within(2.1)
+    assert not ONE.within(2.09)
+
+
+def test_the_latest_measurement_counts(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "m.jsonl", ONE, replace(ONE, ms=3.0))
+    found = Measurements(path).recorded("network 0.1", WANTED)
+    assert found is not None
+    assert found.ms == 3.0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"device": "phone"}, {"runtime": "executorch"}, {"precision": "fp32"}, {"threads": 2},
+     {"statistic": "median"}],
+    ids=str,
+)  # fmt: skip
+def test_unlike_measurements_do_not_stand_for_each_other(
+    tmp_path: Path, other: dict[str, object]
+) -> None:
+    measurements = Measurements(recorded(tmp_path / "m.jsonl", ONE))
+    assert measurements.recorded("network 0.1", WANTED) == ONE
+    assert measurements.recorded("network 0.2", WANTED) is None
+    assert measurements.recorded("network 0.1", {**WANTED, **other}) is None
+
+
+def test_a_replayed_measurement_becomes_one_of_this_run(tmp_path: Path) -> None:
+    theirs = recorded(tmp_path / "theirs.jsonl", ONE)
+    mine = tmp_path / "mine.jsonl"
+    measurements = Measurements(mine, theirs)
+    for _ in range(2):
+        assert measurements.recorded("network 0.1", WANTED) == ONE
+    assert read_jsonl(mine) == [asdict(ONE)]
+    assert read_jsonl(theirs) == [asdict(ONE)]
+
+
+def test_a_measurement_of_this_run_goes_before_a_replayed_one(tmp_path: Path) -> None:
+    theirs = recorded(tmp_path / "theirs.jsonl", replace(ONE, ms=9.0))
+    mine = recorded(tmp_path / "mine.jsonl", ONE)
+    assert Measurements(mine, theirs).recorded("network 0.1", WANTED) == ONE
