@@ -88,6 +88,13 @@ class ProfileConfig(_Section):
     workers: int | None = Field(None, ge=1)
 
 
+class VerifyConfig(_Section):
+    """How whole networks are measured, candidates and files alike; at least three starts each."""
+
+    min_samples: int = Field(150, ge=3)
+    min_duration_s: float = Field(2.0, ge=0)
+
+
 class SearchConfig(_Section):
     """Which strategy, with which settings, for how long, and how many candidates are measured."""
 
@@ -138,6 +145,7 @@ class RunConfig(_Section):
     search: SearchConfig = SearchConfig()
     train: TrainConfig = TrainConfig()
     export: ExportConfig = ExportConfig()
+    verify: VerifyConfig = VerifyConfig()
 
     @property
     def space_name(self) -> str:

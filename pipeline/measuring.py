@@ -53,6 +53,16 @@ class NetworkLatency:
         return self.high_ms <= bound_ms
 
 
+def network_config(context: Context) -> MeasureConfig:
+    """How a run measures whole networks."""
+    verify = context.config.verify
+    return MeasureConfig(
+        threads=context.config.threads,
+        min_samples=verify.min_samples,
+        min_duration_s=verify.min_duration_s,
+    )
+
+
 class Measurements:
     """The measurements of a run: recorded ones are taken as they are, others are made.
 
@@ -136,7 +146,7 @@ class Measurements:
         if statistics.ci95_ms is None:
             raise UsageError(
                 f"Too few rounds of {name} for an interval: raise min_samples or min_duration_s "
-                "of profile."
+                "of verify."
             )
         latency = NetworkLatency(
             name=name,

@@ -20,6 +20,7 @@ class Context:
     Attributes:
         resume: Go on from what an earlier call left; without it a journal that is in the way is
             an error, so that nobody overwrites hours of measuring by a repeated command.
+        probe_precision: Of sentinel and empty graph; that of the configuration if None.
     """
 
     config: RunConfig
@@ -27,6 +28,7 @@ class Context:
     console: Console
     cache: Path = field(default_factory=cache_dir)
     resume: bool = True
+    probe_precision: Precision | None = None
 
     @property
     def runner(self) -> Runner:
@@ -37,8 +39,14 @@ class Context:
         return self.device.info()
 
     def of_file(self, runtime: Runtime, precision: Precision) -> Context:
-        """The same run, for a file of another runtime or precision than was searched for."""
+        """The same run, for a file of another runtime or precision than was searched for.
+
+        The probes only tell how steady the device is, so those of one precision serve both: the
+        ones that a profile has left where it was of this runtime, else the ones quickest to export.
+        """
+        same = runtime == self.config.runtime
         return replace(
             self,
             config=self.config.model_copy(update={"runtime": runtime, "precision": precision}),
+            probe_precision=self.config.precision if same else "fp32",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from nasdeploy.export.probes import (
     empty_module,
     sentinel_module,
 )
+from nasdeploy.pipeline.config import Precision
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.search.space import Arch, Op, SearchSpace
 
@@ -104,5 +105,11 @@ def measuring_update(update: Callable[..., None]) -> Callable[[int, int, float |
 
 def probe_graphs(context: Context) -> tuple[Graph, Graph]:
     """Sentinel and empty graph, for sessions that measure single networks."""
-    files = export_files(context, probe_jobs(), quantised_io=True, label="Exporting probes")
+    if context.probe_precision is not None:
+        precision: Precision = context.probe_precision
+        config = context.config.model_copy(update={"precision": precision})
+        context = replace(context, config=config)
+    files = export_files(
+        context, probe_jobs(), quantised_io=True, workers=1, label="Exporting probes"
+    )
     return Graph(SENTINEL, files[SENTINEL].path), Graph(EMPTY, files[EMPTY].path)

@@ -103,17 +103,8 @@ def _export(
     return {**files, **networks}
 
 
-def measure_config(context: Context, **changes: object) -> MeasureConfig:
-    profile = context.config.profile
-    return MeasureConfig(
-        threads=context.config.threads,
-        min_samples=profile.min_samples,
-        min_duration_s=profile.min_duration_s,
-        **changes,  # type: ignore[arg-type]
-    )
-
-
 def _measure(context: Context, files: Mapping[str, CachedFile], journal: Path) -> Session:
+    profile = context.config.profile
     graphs = {graph.id: graph for graph in graphs_of(dict(files))}
     sentinel, empty = graphs.pop(SENTINEL), graphs.pop(EMPTY)
     with context.console.progress("Measuring") as update:
@@ -123,7 +114,11 @@ def _measure(context: Context, files: Mapping[str, CachedFile], journal: Path) -
             list(graphs.values()),
             sentinel=sentinel,
             empty=empty,
-            config=measure_config(context),
+            config=MeasureConfig(
+                threads=context.config.threads,
+                min_samples=profile.min_samples,
+                min_duration_s=profile.min_duration_s,
+            ),
             journal=Journal(journal),
             seed=context.config.seed,
             on_progress=measuring_update(update),

@@ -25,11 +25,10 @@ from nasdeploy.pipeline.estimating import (
     named_arch,
     statistic_of,
 )
-from nasdeploy.pipeline.measuring import Measurements, NetworkLatency
+from nasdeploy.pipeline.measuring import Measurements, NetworkLatency, network_config
 from nasdeploy.pipeline.run_folder import RunFolder
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
-from nasdeploy.pipeline.stages.profile import measure_config
 from nasdeploy.search import checkpoint as checkpoints
 from nasdeploy.search.loop import Budget, Progress, drive
 from nasdeploy.search.objective import Bounds
@@ -310,7 +309,7 @@ def _measured(
         name,
         files[name].path,
         statistic=problem.statistic,
-        config=measure_config(context),
+        config=network_config(context),
         label="Measuring a candidate",
     )
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from nasdeploy.durable import write_json
 from nasdeploy.errors import BoundNotMet
-from nasdeploy.pipeline.measuring import Measurements, NetworkLatency
+from nasdeploy.pipeline.measuring import Measurements, NetworkLatency, network_config
 from nasdeploy.pipeline.run_folder import RunFolder
 from nasdeploy.pipeline.stages.context import Context
-from nasdeploy.pipeline.stages.profile import measure_config
 from nasdeploy.units import format_ms
 
 
@@ -35,7 +34,7 @@ def verify(
         "files": [file["sha256"] for file in files],
         "device": context.info.fingerprint,
         "threads": context.config.threads,
-        "profile": context.config.profile.model_dump(exclude={"anchors", "workers"}),
+        "verify": context.config.verify.model_dump(),
         "bound_ms": bound_ms,
         "statistic": statistic,
     }
@@ -87,6 +86,6 @@ def _measured(
         f"{file['path']} {file['sha256'][:12]}",
         folder.winner / file["path"],
         statistic=statistic,
-        config=measure_config(context),
+        config=network_config(context),
         label=f"Measuring {file['path']}",
     )
