@@ -272,7 +272,7 @@ def _untrained(context: Context, folder: RunFolder, space: SearchSpace, arch: Ar
     files = export_files(context, jobs, quantised_io=False, label="Exporting the winner, untrained")
     exported = files[network_id(arch)].path
     config = context.config
-    path: Path = folder.winner / f"untrained-{config.runtime}-{config.precision}{exported.suffix}"
+    path = folder.winner / f"untrained-{config.runtime}-{config.precision}{exported.suffix}"
     write_bytes(path, exported.read_bytes())
     return path
 

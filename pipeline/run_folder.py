@@ -42,16 +42,15 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config_path = path / "config.yaml"
+        self.history_path = path / "history.jsonl"
+        self.measurements_path = path / "measurements.jsonl"
+        self.report_path = path / "report.html"
+        self.supernet_path = path / "supernet.pt"
+        self.checkpoints = path / "checkpoints"
+        self.search_checkpoint = self.checkpoints / "search.pt"
+        self.winner = path / "winner"
         self.manifest = self._read_manifest()
-
-    config_path = property(lambda self: self.path / "config.yaml")
-    history_path = property(lambda self: self.path / "history.jsonl")
-    measurements_path = property(lambda self: self.path / "measurements.jsonl")
-    checkpoints = property(lambda self: self.path / "checkpoints")
-    search_checkpoint = property(lambda self: self.path / "checkpoints" / "search.pt")
-    supernet_path = property(lambda self: self.path / "supernet.pt")
-    winner = property(lambda self: self.path / "winner")
-    report_path = property(lambda self: self.path / "report.html")
 
     def _read_manifest(self) -> dict[str, Any]:
         file = self.path / "manifest.json"

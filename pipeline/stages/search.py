@@ -209,7 +209,11 @@ def _drive(
     config = context.config.search
     steps = min(strategy.total_steps, config.steps or strategy.total_steps)
     budget = Budget(steps, config.trials, config.wall_s)
+    context.console.log(
+        f"{config.strategy}: {steps} steps at most; how long they take is said after the first"
+    )
     with context.console.progress(f"Searching ({config.strategy})") as update:
+        update(0, steps)
 
         def report(progress: Progress) -> None:
             update(round(progress.share * steps, 1), steps, progress.text)
