@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from nasdeploy.device_agent.devices import open_device
 from nasdeploy.device_agent.measure import MeasureConfig, measure
 from nasdeploy.device_agent.session import Session
-from nasdeploy.device_agent.statistics import STATISTICS, Statistic
+from nasdeploy.device_agent.statistics import STATISTICS, Statistic, Warmth
 from nasdeploy.durable import Journal
 from nasdeploy.latency_tables.cost import CompiledCost
 from nasdeploy.latency_tables.estimate import Estimator, Measured
@@ -43,6 +43,7 @@ from nasdeploy.pipeline.stages.files import (
     op_jobs,
     probe_jobs,
 )
+from nasdeploy.pipeline.stages.profile import WARMTHS
 from nasdeploy.search.counters import counted_cost
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
@@ -70,16 +71,18 @@ def fast_archs(space: SearchSpace, estimator: Estimator, n: int, rng: Random) ->
 
 
 def compiled(
-    space: SearchSpace, session: Session, keys: list[str], statistic: Statistic
+    space: SearchSpace, session: Session, keys: list[str], statistic: Statistic, warmth: Warmth
 ) -> CompiledCost:
-    values = {key: session.statistics(key, statistic).value(statistic) for key in keys}
+    values = {
+        key: session.statistics(key, statistic, warmth=warmth).value(statistic) for key in keys
+    }
     return CompiledCost.compile(
         space.cost_terms(), values, [len(decision.choices) for decision in space.decisions]
     )
 
 
-def network_ms(session: Session, arch: Arch, statistic: Statistic) -> float:
-    found = session.statistics(network_id(arch), statistic, subtract_empty=False)
+def network_ms(session: Session, arch: Arch, statistic: Statistic, warmth: Warmth) -> float:
+    found = session.statistics(network_id(arch), statistic, warmth=warmth, subtract_empty=False)
     return found.value(statistic)
 
 
@@ -133,7 +136,10 @@ class Benchmark:
         rough_config = MeasureConfig(min_samples=10, min_duration_s=0)
         rough, keys = self.measured([], rough_config, "rough")
         fast = fast_archs(
-            self.space, Estimator(compiled(self.space, rough, keys, "min")), args.networks, rng
+            self.space,
+            Estimator(compiled(self.space, rough, keys, "min", "cold")),
+            args.networks,
+            rng,
         )
         random = [self.space.sample(rng) for _ in range(args.networks)]
         anchors = spread_archs(
@@ -158,10 +164,18 @@ class Benchmark:
         archs: list[Arch],
         statistic: Statistic,
     ) -> dict[str, object]:
-        fitted = tuple(Measured(arch, network_ms(session, arch, statistic)) for arch in anchors)
-        estimator = Estimator(compiled(self.space, session, keys, statistic), fitted, statistic)
+        # cold or warm runs: what a profile decides in the same way, on the anchors alone
+        estimators: dict[Warmth, Estimator] = {}
+        for warmth in WARMTHS:
+            fitted = tuple(
+                Measured(arch, network_ms(session, arch, statistic, warmth)) for arch in anchors
+            )
+            cost = compiled(self.space, session, keys, statistic, warmth)
+            estimators[warmth] = Estimator(cost, fitted, statistic)
+        runs = min(WARMTHS, key=lambda warmth: sum(estimators[warmth].loo_errors))
+        estimator = estimators[runs]
         judged = [arch for arch in archs if arch not in anchors]
-        measured = np.array([network_ms(session, arch, statistic) for arch in judged])
+        measured = np.array([network_ms(session, arch, statistic, runs) for arch in judged])
         estimated = estimator.population(judged)
         errors = 100 * np.abs(estimated / measured - 1)
         plain = 100 * np.abs(estimator.cost(judged) / measured - 1)
@@ -170,6 +184,7 @@ class Benchmark:
             "precision": self.args.precision,
             "sample": sample,
             "statistic": statistic,
+            "runs": runs,
             "networks": len(judged),
             "median_error_pct": round(float(np.median(errors)), 3),
             "p95_error_pct": round(float(np.percentile(errors, 95)), 3),
@@ -192,8 +207,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--networks", type=int, default=20, help="of each sample")
     parser.add_argument("--anchors", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=60)
-    parser.add_argument("--duration-s", type=float, default=25.0)
+    parser.add_argument("--samples", type=int, default=180)
+    parser.add_argument("--duration-s", type=float, default=40.0)
     parser.add_argument("--statistic", action="append", choices=STATISTICS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="keep the raw rounds here")

@@ -34,8 +34,9 @@ class MeasureConfig:
         threads: The runtime's.
         warmups: Runs of each graph after loading it; they don't count.
         min_samples: Of each graph, at least.
-        repeats: Timed runs of each visit.
-        discard: Runs just before them, which warm the caches and don't count.
+        repeats: Timed runs of each visit. The first is cold, what ran before it was another
+            graph; the others are warm.
+        discard: Runs just before them that don't count; with any, all timed runs are warm.
         min_duration_s: Of all accepted rounds together, at least.
         min_starts: The rounds come from at least so many process starts.
         sentinel_visits: Of the sentinel and of the empty graph in each round.
@@ -51,7 +52,7 @@ class MeasureConfig:
     warmups: int = 10
     min_samples: int = 50
     repeats: int = 2
-    discard: int = 1
+    discard: int = 0
     min_duration_s: float = 2.0
     min_starts: int = 1
     sentinel_visits: int = 3

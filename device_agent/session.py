@@ -11,7 +11,16 @@ import numpy as np
 from nasdeploy.device_agent.condition import Condition
 from nasdeploy.device_agent.rounds import Verdict, judge
 from nasdeploy.device_agent.runners.events import Hello
-from nasdeploy.device_agent.statistics import Clock, Samples, Statistic, Statistics, summarise
+from nasdeploy.device_agent.statistics import (
+    Clock,
+    Floats,
+    Samples,
+    Statistic,
+    Statistics,
+    Warmth,
+    of_warmth,
+    summarise,
+)
 from nasdeploy.durable import Journal
 from nasdeploy.errors import CommandFailed, UsageError
 
@@ -212,25 +221,38 @@ class Session:
         statistic: Statistic = "median",
         *,
         clock: Clock = "wall",
+        warmth: Warmth = "warm",
         subtract_empty: bool = True,
         by_start: bool = False,
     ) -> Statistics:
         """What a graph takes; its interval is one of `statistic`.
 
         Args:
+            warmth: Warm is what a network takes that runs again and again. An operator inside a
+                large network finds its weights where the others have left them, which is rather
+                like its cold run.
             subtract_empty: For an operator, which inside a network is not called by itself; not
                 for a network, whose call the user pays for too.
             by_start: Let the interval cover how process starts differ.
         Raises: `CommandFailed` for a graph that could not be run, with what the runtime said.
         """
         samples = self._samples(graph)
-        empty = self._samples(self.identity.empty).of(clock) if subtract_empty else None
+        empty = self._of(self.identity.empty, clock, warmth) if subtract_empty else None
         return summarise(
-            samples.of(clock),
+            self._of(graph, clock, warmth),
             minus_ms=empty,
             starts=samples.starts if by_start else None,
             statistic=statistic,
             seed=self.identity.seed,
+        )
+
+    def _of(self, graph: str, clock: Clock, warmth: Warmth) -> Floats:
+        identity = self.identity
+        return of_warmth(
+            self._samples(graph).of(clock),
+            warmth,
+            repeats=identity.repeats,
+            discard=identity.discard,
         )
 
     def raise_failures(self) -> None:

@@ -17,6 +17,7 @@ from nasdeploy.errors import UsageError
 
 Statistic = Literal["min", "p10", "median", "p90", "p95", "mean"]
 Clock = Literal["wall", "thread"]
+Warmth = Literal["cold", "warm"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 
 Floats = npt.NDArray[np.float64]
@@ -57,6 +58,24 @@ class Samples:
                 "Measure with one thread, or ask for the wall clock."
             )
         return self.thread_ms
+
+
+def of_warmth(samples_ms: Floats, warmth: Warmth, *, repeats: int, discard: int) -> Floats:
+    """The cold or the warm runs among (rounds, visits x repeats), as (rounds, fewer).
+
+    Raises: `UsageError` where there are none of that kind.
+    """
+    if warmth == "warm" and (discard or repeats > 1):
+        first = 0 if discard else 1
+    elif warmth == "cold" and not discard:
+        first = 0
+    else:
+        raise UsageError(
+            f"There are no {warmth} runs among {repeats} after {discard} that don't count."
+        )
+    visits = samples_ms.reshape(len(samples_ms), -1, repeats)
+    chosen = visits[:, :, :1] if warmth == "cold" else visits[:, :, first:]
+    return chosen.reshape(len(samples_ms), -1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,13 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalDevice:
 def quick() -> MeasureConfig:
     """So few rounds that a test is over at once, and so tolerant that a busy machine passes."""
     return MeasureConfig(
-        warmups=1, min_samples=12, min_duration_s=0.0, rounds_per_start=3, sentinel_tolerance=50.0
+        warmups=1,
+        repeats=2,
+        discard=1,
+        min_samples=12,
+        min_duration_s=0.0,
+        rounds_per_start=3,
+        sentinel_tolerance=50.0,
     )
 
 
