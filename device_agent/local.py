@@ -14,12 +14,6 @@ from nasdeploy.device_agent.process import run_process
 from nasdeploy.errors import CommandFailed, UsageError
 
 
-def cache_folder() -> Path:
-    """Where what can be made again is kept: ``$XDG_CACHE_HOME/nasdeploy``, or below ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nasdeploy"
-
-
 class LocalDevice:
     """The machine that this runs on.
 
@@ -30,7 +24,7 @@ class LocalDevice:
     name = "local"
 
     def __init__(self, workdir: Path | None = None) -> None:
-        folder = workdir or cache_folder() / "device"
+        folder = workdir or durable.cache_dir() / "device"
         folder.mkdir(parents=True, exist_ok=True)
         self._workdir = folder.resolve()
 

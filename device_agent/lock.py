@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nasdeploy.device_agent.device import Device
-from nasdeploy.device_agent.local import cache_folder
+from nasdeploy.durable import cache_dir
 from nasdeploy.errors import DeviceError
 
 _LOOK_AGAIN_S = 0.2
@@ -94,4 +94,4 @@ def _holder(path: Path) -> str:
 def _lock_path(device: Device) -> Path:
     """On this side: processes that want one device are started by one user on one host."""
     place = hashlib.sha256(device.workdir.encode()).hexdigest()[:8]
-    return cache_folder() / "locks" / f"{device.name}-{place}.lock"
+    return cache_dir() / "locks" / f"{device.name}-{place}.lock"

@@ -8,7 +8,6 @@ operators are cached for all projects of a user, since they depend on nothing of
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,6 @@ from nasdeploy.pipeline.config import RunConfig, make_config, read_yaml
 
 PROJECT_FILE = Path("nasdeploy.yaml")
 TABLES = Path("tables")
-
-
-def cache_dir() -> Path:
-    """``$NASDEPLOY_CACHE``, or ``nasdeploy`` in the user's cache folder."""
-    if chosen := os.environ.get("NASDEPLOY_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nasdeploy"
 
 
 def project_values() -> dict[str, Any]:

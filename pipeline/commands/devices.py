@@ -124,8 +124,8 @@ def _host() -> list[Check]:
     import shutil
     from pathlib import Path
 
+    from nasdeploy.durable import cache_dir
     from nasdeploy.export.workers import available_bytes
-    from nasdeploy.pipeline.project import cache_dir
     from nasdeploy.units import format_bytes
 
     checks = []

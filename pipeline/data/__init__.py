@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from nasdeploy.durable import cache_dir
 from nasdeploy.errors import UnknownName, UsageError
 from nasdeploy.pipeline.data.dataset import DataSet, Feed, Normalisation, prepared
 from nasdeploy.pipeline.data.downloads import load_cifar, load_fashion_mnist, load_imagenet
@@ -31,8 +32,7 @@ NAMED: dict[str, Callable[[Path, Shape | None], Source]] = {
 
 def default_root() -> Path:
     """Where downloaded data sets lie."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "nasdeploy" / "data"
+    return cache_dir() / "data"
 
 
 def load_data(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from nasdeploy.device_agent.device import Device, DeviceInfo
 from nasdeploy.device_agent.runners.runner import Runner, open_runner
+from nasdeploy.durable import cache_dir
 from nasdeploy.pipeline.config import Precision, RunConfig, Runtime
 from nasdeploy.pipeline.console import Console
-from nasdeploy.pipeline.project import cache_dir
 
 
 @dataclass(frozen=True)
