@@ -19,6 +19,7 @@ WINNER: dict[str, Any] = {
     "bound_ms": 2.0,
     "estimated_ms": 1.75,
     "estimated_interval_ms": [1.7, 1.8],
+    "estimated_runs": "warm",
     "candidates_that_missed": [{}],
 }
 FILE: dict[str, Any] = {
