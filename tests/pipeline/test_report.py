@@ -51,7 +51,7 @@ def test_within_the_bound_is_said_of_a_measurement_only() -> None:
 
 def test_what_is_unknown_is_called_so() -> None:
     published = replace(SUMMARY, winner={**WINNER, "estimated_interval_ms": None})
-    assert published.facts()["estimated"] == "1.75 ms (unknown)"
+    assert published.facts()["estimated"] == "1.75 ms (unknown), warm runs"
     assert percent(None) == interval(None, 2.0) == "unknown"
 
 
