@@ -19,7 +19,7 @@ def gradients(conv: nn.Conv2d, x: Tensor, upstream: Tensor) -> tuple[Tensor, Ten
     x = x.detach().requires_grad_()
     y = conv(x)
     to_x, to_weight = torch.autograd.grad(y, [x, conv.weight], upstream)
-    return y, to_x, to_weight
+    return y.detach(), to_x, to_weight
 
 
 @needs_compiler
