@@ -5,8 +5,8 @@
 Operators, anchors and test networks of `mobile` at 96 px are measured on this machine in the same
 interleaved rounds, one thread. The estimator is fitted on the anchors alone and judged on two
 samples: random networks, and fast ones, spread evenly over the lowest quarter of the reachable
-range, where searches finish. A line for each sample; beside the errors, how far the plain sum of operators is off
-(median, signed), with the operators' warm and with their cold runs.
+range, where searches finish. A line for each sample; beside the errors, how far the plain sum of operators is
+off (median, signed), with the operators' warm and with their cold runs.
 """
 
 from __future__ import annotations

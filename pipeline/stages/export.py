@@ -95,7 +95,7 @@ def export_winner(
         for number, (runtime, precision) in enumerate(wanted):
             update(number, len(wanted), f"{runtime} {precision}")
             artifact = _export_one(context, folder, reference, runtime, precision)
-            parity = _parity(artifact, reference)
+            parity = _parity(context, artifact, reference)
             holds = True
             try:
                 check(parity, precision=precision, max_drop_points=config.export.max_drop_points)
@@ -166,14 +166,16 @@ def _export_one(
     )
 
 
-def _parity(artifact: Artifact, reference: Reference) -> Parity:
-    """Run the file on this machine; what a device computes is checked where it is verified."""
+def _parity(context: Context, artifact: Artifact, reference: Reference) -> Parity:
+    """Run the file here, or where it is made for another kind of processor on the run's device."""
     device = open_device("local")
     if artifact.target != device.info().target:
-        raise ExportError(
-            f"{artifact.path.name} is made for {artifact.target} and cannot be run here, on "
-            f"{device.info().target}, to hold it against the model."
-        )
+        device = context.device
+        if artifact.target != device.info().target:
+            raise ExportError(
+                f"{artifact.path.name} is made for {artifact.target}, and neither this machine nor "
+                f"{device.name} is one, so that it cannot be held against the model."
+            )
     runner = open_runner(artifact.runtime)
     at_once = max(1, _PARITY_BYTES // reference.images[0].nbytes)
     logits = []

@@ -108,16 +108,10 @@ def spoil_for_int8(run: Path) -> None:
     """
     path = run / "winner" / "weights.pt"
     stored = torch.load(path, weights_only=True)
-    weights = stored.get("content", stored)
-    weights = weights.get("weights", weights)
-    (before,) = (n for n in weights if n.startswith("first.project") and n.endswith(".weight")
-                 and weights[n].dim() == 1)  # fmt: skip
-    (after,) = (
-        n for n in weights if n.startswith("stage1_block1.expand") and weights[n].dim() == 4
-    )
-    for name in (before, before.replace("weight", "bias")):
-        weights[name][0] *= 1e4
-    weights[after][:, 0] /= 1e4
+    weights = stored["content"]["weights"]
+    for name in ("weight", "bias"):
+        weights[f"first.project.norm.{name}"][0] *= 1e4
+    weights["stage1_block1.expand.conv.weight"][:, 0] /= 1e4
     torch.save(stored, path)
     values = manifest(run)
     values["stages"]["train"]["files"]["winner/weights.pt"] = sha256_file(path)
