@@ -152,6 +152,7 @@ def _identity(
         device=device.name,
         fingerprint=device.info().fingerprint,
         runtime=runner.runtime,
+        runner=runner.kind(device),
         threads=config.threads,
         warmups=config.warmups,
         passes=config.passes,

@@ -34,6 +34,7 @@ class Identity:
     device: str
     fingerprint: str
     runtime: str
+    runner: str
     threads: int
     warmups: int
     passes: int

@@ -135,6 +135,7 @@ class RunConfig(_Section):
     runtime: Runtime = "litert"
     precision: Precision = "int8"
     threads: int = Field(1, ge=1)
+    runner: str = "native"
     space: str | dict[str, Any] = "mobile"
     data: str
     data_root: str | None = None

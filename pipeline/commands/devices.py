@@ -66,11 +66,11 @@ def doctor(device: DeviceOption = "local", format: FormatOption = Format.table) 
     from nasdeploy.device_agent.devices import open_device
 
     opened = open_device(device or "local")
-    checks = [*_runtimes(opened), *_condition(opened), *_host()]
+    console = Console(format)
+    checks = [*_runtimes(opened, console), *_condition(opened), *_host()]
     rows = [
         {"check": name, "found": found, "to mend it": mend} for name, found, mend in checks
     ]  # fmt: skip
-    console = Console(format)
     console.result(
         rows,
         lambda: rows_table(
@@ -82,13 +82,13 @@ def doctor(device: DeviceOption = "local", format: FormatOption = Format.table) 
     console.next(f"nasdeploy profile --device {opened.name}")
 
 
-def _runtimes(device: Device) -> list[Check]:
-    from nasdeploy.device_agent.runners.runner import RUNNERS
+def _runtimes(device: Device, console: Console) -> list[Check]:
+    from nasdeploy.device_agent.runners.runner import RUNTIMES, open_runner
 
     checks = []
-    for runtime, runner in RUNNERS.items():
+    for runtime in RUNTIMES:
         try:
-            found, mend = runner.check(device), ""
+            found, mend = open_runner(runtime, say=console.log).check(device), ""
         except NasdeployError as error:
             found, mend = MISSING, str(error)
         checks.append((f"runtime {runtime}", found, mend))

@@ -32,7 +32,7 @@ class Context:
 
     @property
     def runner(self) -> Runner:
-        return open_runner(self.config.runtime)
+        return open_runner(self.config.runtime, self.config.runner, say=self.console.log)
 
     @cached_property
     def info(self) -> DeviceInfo:

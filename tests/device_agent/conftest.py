@@ -57,10 +57,23 @@ def graph(onnx_files: Path) -> Callable[[str], Graph]:
     return lambda name: Graph(name, onnx_files / f"{name}.onnx")
 
 
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Native runners and fetched wheels, made once for all tests."""
+    folder = tmp_path_factory.mktemp("builds")
+    for name in ("runners", "wheels"):
+        (folder / name).mkdir()
+    return folder
+
+
 @pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalDevice:
+def local(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> LocalDevice:
     """This machine with folders of its own, so that tests neither wait for nor disturb a user."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for folder in builds.iterdir():
+        (cache / folder.name).symlink_to(folder)
+    monkeypatch.setenv("NASDEPLOY_CACHE", str(cache))
     return LocalDevice(tmp_path / "device")
 
 
@@ -90,12 +103,15 @@ class ScriptedRunner:
     runtime: str = "onnxruntime"
     suffix: str = ".onnx"
 
+    def kind(self, device: Device) -> str:
+        return "native"
+
     def prepare(self, device: Device) -> None: ...
 
     def check(self, device: Device) -> str:
         return "1"
 
-    def argv(self, job: str) -> Sequence[str]:
+    def argv(self, device: Device, job: str) -> Sequence[str]:
         return (sys.executable, str(SCRIPTED), self.script, job)
 
 
