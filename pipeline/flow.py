@@ -23,6 +23,7 @@ from nasdeploy.errors import (
     OutOfResources,
     UsageError,
 )
+from nasdeploy.latency_tables.table import LatencyTable
 from nasdeploy.pipeline.config import RunConfig, write_config
 from nasdeploy.pipeline.console import Console
 from nasdeploy.pipeline.data import DataSet, load_data
@@ -117,7 +118,7 @@ def table_for_run(context: Context, folder: RunFolder, data: DataSet) -> OpenedT
     measured = {
         "space": dict(space.config),
         "device": context.info.fingerprint,
-        "runtime": [config.runtime, config.precision, config.threads],
+        "runtime": [config.runtime, config.precision, config.threads, config.runner],
         "anchors": config.profile.anchors,
         "seed": config.seed,
     }
@@ -155,6 +156,7 @@ def check_table(context: Context, opened: OpenedTable) -> None:
         ("precision", config.precision, table.precision),
         ("threads", config.threads, table.threads),
         ("device", context.info.fingerprint, table.fingerprint),
+        *_runners(context, table),
     ):
         if asked != has:
             raise UsageError(
@@ -162,6 +164,13 @@ def check_table(context: Context, opened: OpenedTable) -> None:
                 f"{has}, or measure: nasdeploy profile --device {config.device} --runtime "
                 f"{config.runtime} --precision {config.precision} --threads {config.threads}."
             )
+
+
+def _runners(context: Context, table: LatencyTable) -> list[tuple[str, str, str]]:
+    """What runs a file there, and what ran the operators of the table."""
+    kind = context.runner.kind(context.device)
+    # a table that does not name one is of the time when there were only those in Python
+    return [("runner", kind, s.get("runner", "python")) for s in table.sessions.values()]
 
 
 def baselines(context: Context, problem: Problem, winner: Mapping[str, Any]) -> list[Arch]:

@@ -38,6 +38,7 @@ class NetworkLatency:
     file_sha256: str
     device: str
     runtime: str
+    runner: str
     precision: str
     threads: int
     statistic: str
@@ -105,7 +106,7 @@ class Measurements:
         """The latest that is known already; a replayed measurement becomes one of this run."""
         for entries in (self.journal.entries, self._replayed):
             for entry in reversed(entries):
-                if entry["name"] == name and all(entry[k] == v for k, v in wanted.items()):
+                if entry["name"] == name and all(entry.get(k) == v for k, v in wanted.items()):
                     if entries is self._replayed:
                         self.journal.append(entry)
                     return NetworkLatency(**entry)
@@ -138,6 +139,7 @@ class Measurements:
         wanted = {
             "device": context.info.fingerprint,
             "runtime": context.config.runtime,
+            "runner": context.runner.kind(context.device),
             "precision": context.config.precision,
             "threads": config.threads,
             "statistic": statistic,

@@ -10,6 +10,7 @@ import typer
 from nasdeploy.pipeline.commands.options import (
     DeviceOption,
     FormatOption,
+    RunnerOption,
     RunOption,
     StatisticOption,
 )
@@ -136,6 +137,7 @@ def export(
 def verify(
     run: RunOption = None,
     device: DeviceOption = None,
+    runner: RunnerOption = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Run the exported files on the device, and hold the searched one against the bound.
@@ -153,7 +155,7 @@ def verify(
     from nasdeploy.pipeline.report import interval
     from nasdeploy.units import format_ms
 
-    opened = open_run(run, {"device": device}, console)
+    opened = open_run(run, {"device": device, "runner": runner}, console)
     measured = verify_only(opened)
     rows = [
         [
@@ -180,6 +182,7 @@ def bench(
     file: Annotated[Path, typer.Argument(help="A .pte, .tflite or .onnx file.")],
     device: DeviceOption = None,
     threads: Annotated[int, typer.Option("--threads", help="Worker threads.")] = 1,
+    runner: RunnerOption = None,
     samples: Annotated[int, typer.Option("--samples", help="At least.")] = 50,
     statistic: StatisticOption = None,
     format: FormatOption = Format.table,
@@ -197,7 +200,7 @@ def bench(
 
     data = measure_file(
         file, console, device=device or "local", threads=threads, samples=samples,
-        statistic=statistic or "median",
+        statistic=statistic or "median", runner=runner or "native",
     )  # fmt: skip
     console.result(data, lambda: mapping_table(str(file), data))
     runtime = data["runtime"].split()[0]

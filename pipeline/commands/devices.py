@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from nasdeploy.errors import NasdeployError, UsageError
-from nasdeploy.pipeline.commands.options import DeviceOption, FormatOption
+from nasdeploy.pipeline.commands.options import DeviceOption, FormatOption, RunnerOption
 from nasdeploy.pipeline.console import Console, Format, rows_table
 
 if TYPE_CHECKING:
@@ -56,7 +56,11 @@ def devices(format: FormatOption = Format.table) -> None:
     console.next(f"nasdeploy doctor --device {rows[0]['device']}")
 
 
-def doctor(device: DeviceOption = "local", format: FormatOption = Format.table) -> None:
+def doctor(
+    device: DeviceOption = "local",
+    runner: RunnerOption = None,
+    format: FormatOption = Format.table,
+) -> None:
     """Check what a profile needs on a device, and say how to mend what is amiss.
 
     \b
@@ -67,7 +71,7 @@ def doctor(device: DeviceOption = "local", format: FormatOption = Format.table) 
 
     opened = open_device(device or "local")
     console = Console(format)
-    checks = [*_runtimes(opened, console), *_condition(opened), *_host()]
+    checks = [*_runtimes(opened, runner or "native", console), *_condition(opened), *_host()]
     rows = [
         {"check": name, "found": found, "to mend it": mend} for name, found, mend in checks
     ]  # fmt: skip
@@ -82,13 +86,13 @@ def doctor(device: DeviceOption = "local", format: FormatOption = Format.table) 
     console.next(f"nasdeploy profile --device {opened.name}")
 
 
-def _runtimes(device: Device, console: Console) -> list[Check]:
+def _runtimes(device: Device, choice: str, console: Console) -> list[Check]:
     from nasdeploy.device_agent.runners.runner import RUNTIMES, open_runner
 
     checks = []
     for runtime in RUNTIMES:
         try:
-            found, mend = open_runner(runtime, say=console.log).check(device), ""
+            found, mend = open_runner(runtime, choice, say=console.log).check(device), ""
         except NasdeployError as error:
             found, mend = MISSING, str(error)
         checks.append((f"runtime {runtime}", found, mend))

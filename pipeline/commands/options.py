@@ -15,6 +15,9 @@ DeviceOption = Annotated[str | None, typer.Option("--device", help="A device, su
 RuntimeOption = Annotated[
     str | None, typer.Option("--runtime", help="executorch, litert or onnxruntime.")
 ]
+RunnerOption = Annotated[
+    str | None, typer.Option("--runner", help="native, native+glibc or python.")
+]
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help="fp32 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Worker threads.")]
 SpaceOption = Annotated[

@@ -13,6 +13,7 @@ from nasdeploy.pipeline.commands.options import (
     FormatOption,
     InputShapeOption,
     PrecisionOption,
+    RunnerOption,
     RuntimeOption,
     SeedOption,
     SpaceOption,
@@ -32,6 +33,7 @@ def profile(
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    runner: RunnerOption = None,
     space: SpaceOption = None,
     input_shape: InputShapeOption = None,
     classes: ClassesOption = None,
@@ -74,7 +76,8 @@ def profile(
     config = config_from(
         {
             "device": device, "runtime": runtime, "precision": precision, "threads": threads,
-            "seed": seed, "space": space_values(space, input_shape, classes, width) or None,
+            "runner": runner, "seed": seed,
+            "space": space_values(space, input_shape, classes, width) or None,
             "profile": {
                 "min_samples": samples, "min_duration_s": duration, "anchors": anchors,
                 "workers": workers,

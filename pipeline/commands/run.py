@@ -15,6 +15,7 @@ from nasdeploy.pipeline.commands.options import (
     InputShapeOption,
     NameOption,
     PrecisionOption,
+    RunnerOption,
     RuntimeOption,
     SeedOption,
     SpaceOption,
@@ -44,6 +45,7 @@ def run(
     name: NameOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    runner: RunnerOption = None,
     latency: Annotated[
         str | None, typer.Option("--latency", help="The bound: 100ms, 0.1s or 40%.")
     ] = None,
@@ -65,7 +67,10 @@ def run(
     from nasdeploy.pipeline.run_folder import RUNS
 
     values = read_config(config).model_dump(exclude_unset=True)
-    over = {"name": name, "seed": seed, "device": device, "bounds": {"latency": latency}}
+    over = {
+        "name": name, "seed": seed, "device": device, "runner": runner,
+        "bounds": {"latency": latency},
+    }  # fmt: skip
     checked = make_config(merged(values, over), source=str(config))
     console = Console(format)
     path = RUNS / (checked.name or config.stem)
@@ -91,6 +96,7 @@ def search(
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    runner: RunnerOption = None,
     space: SpaceOption = None,
     input_shape: InputShapeOption = None,
     classes: ClassesOption = None,
@@ -141,7 +147,8 @@ def search(
     config = config_from(
         {
             "name": name, "device": device, "runtime": runtime, "precision": precision,
-            "threads": threads, "data": data, "table": table, "seed": seed, "bounds": bounds,
+            "threads": threads, "runner": runner, "data": data, "table": table, "seed": seed,
+            "bounds": bounds,
             "space": space_values(space, input_shape, classes, width) or None,
             "search": {
                 "strategy": strategy, "steps": steps, "trials": trials, "wall_s": wall,

@@ -23,7 +23,14 @@ STARTS = 3
 
 
 def bench(
-    path: Path, console: Console, *, device: str, threads: int, samples: int, statistic: str
+    path: Path,
+    console: Console,
+    *,
+    device: str,
+    threads: int,
+    samples: int,
+    statistic: str,
+    runner: str,
 ) -> dict[str, Any]:
     """The latency of a file in milliseconds, over three process starts, as plain data."""
     check_statistic(statistic)
@@ -34,7 +41,13 @@ def bench(
         raise UsageError(f"There is no file {path}.")
     runtime = runtimes[path.suffix]
     config = make_config(
-        {"runtime": runtime, "precision": "fp32", "threads": threads, "data": "none"},
+        {
+            "runtime": runtime,
+            "precision": "fp32",
+            "threads": threads,
+            "runner": runner,
+            "data": "none",
+        },
         source="options",
     )
     context = Context(config, open_device(device), console)

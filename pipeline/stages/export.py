@@ -176,7 +176,8 @@ def _parity(context: Context, artifact: Artifact, reference: Reference) -> Parit
                 f"{artifact.path.name} is made for {artifact.target}, and neither this machine nor "
                 f"{device.name} is one, so that it cannot be held against the model."
             )
-    runner = open_runner(artifact.runtime)
+    choice = "python" if context.config.runner == "python" else "native"
+    runner = open_runner(artifact.runtime, choice, say=context.console.log)
     at_once = max(1, _PARITY_BYTES // reference.images[0].nbytes)
     logits = []
     for start in range(0, len(reference.images), at_once):

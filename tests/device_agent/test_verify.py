@@ -83,7 +83,7 @@ def test_a_damaged_file_has_no_outputs(local: LocalDevice, onnx_files: Path) -> 
 
 
 def test_images_of_another_shape_are_an_error(local: LocalDevice, onnx_files: Path) -> None:
-    with pytest.raises(CommandFailed, match=r"input 0 has the shape \(1, 3, 2, 2\) where \(1, 1, 2, 2\) belongs"):
+    with pytest.raises(CommandFailed, match=r"shape \(1, 3, 2, 2\) where \(1, 1, 2, 2\)"):
         x = np.zeros((1, 3, 2, 2))
         run_outputs(local, open_runner("onnxruntime"), onnx_files / "empty.onnx", [x])
 
