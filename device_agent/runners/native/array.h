@@ -208,7 +208,7 @@ inline Array fetch(const void* memory, Type type, Quantisation by, const Shape& 
 }
 
 inline void check_input(const Array& array, const Shape& wanted, size_t number) {
-  if (element_count(array.shape) != element_count(wanted)) {
+  if (array.shape != wanted) {
     throw std::runtime_error("input " + std::to_string(number) + " has the shape " +
                              shown(array.shape) + " where " + shown(wanted) + " belongs");
   }
