@@ -30,7 +30,7 @@ class Context:
     resume: bool = True
     probe_precision: Precision | None = None
 
-    @property
+    @cached_property
     def runner(self) -> Runner:
         return open_runner(self.config.runtime, self.config.runner, say=self.console.log)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.runners.native.build import RUNNER, Build, build_runner
@@ -13,6 +13,14 @@ from nasdeploy.errors import CommandFailed
 
 _TIMEOUT_S = 120.0
 _TOO_OLD = ("GLIBC", "not found", "No such file")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What counts of a device here; it doesn't change, and asking a phone takes a while."""
+
+    machine: str
+    brings_c_library: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,7 @@ class NativeRunner:
     recipe: Recipe
     own_c_library: bool = False
     say: Callable[[str], None] = lambda text: None
+    _places: dict[str, _Place] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def runtime(self) -> str:
@@ -38,7 +47,7 @@ class NativeRunner:
         return self.recipe.suffix
 
     def kind(self, device: Device) -> str:
-        return "native, libc=glibc" if self._brings_c_library(device) else "native"
+        return "native, libc=glibc" if self._place(device).brings_c_library else "native"
 
     def prepare(self, device: Device) -> None:
         """Push what is not there yet; a device skips files that it has."""
@@ -71,7 +80,7 @@ class NativeRunner:
         )
 
     def _advice(self, device: Device, stderr: str) -> str:
-        if self._brings_c_library(device) or not any(sign in stderr for sign in _TOO_OLD):
+        if self._place(device).brings_c_library or not any(sign in stderr for sign in _TOO_OLD):
             return ""
         return (
             " Its C library is another one, or older than this machine's: ask for "
@@ -86,15 +95,17 @@ class NativeRunner:
         loader = f"{folder}/{build.loader}"
         return (loader, "--library-path", folder, f"{folder}/{RUNNER}", job)
 
-    def _brings_c_library(self, device: Device) -> bool:
-        return self.own_c_library or device.info().extra.get("platform") == "android"
+    def _place(self, device: Device) -> _Place:
+        if device.name not in self._places:
+            info = device.info()
+            android = info.extra.get("platform") == "android"
+            self._places[device.name] = _Place(info.machine, self.own_c_library or android)
+        return self._places[device.name]
 
     def _build(self, device: Device) -> Build:
+        place = self._place(device)
         return build_runner(
-            self.recipe,
-            device.info().machine,
-            own_c_library=self._brings_c_library(device),
-            say=self.say,
+            self.recipe, place.machine, own_c_library=place.brings_c_library, say=self.say
         )
 
 
