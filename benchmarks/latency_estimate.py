@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--networks", type=int, default=20, help="of each sample")
     parser.add_argument("--anchors", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=180)
+    parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--duration-s", type=float, default=40.0)
     parser.add_argument("--statistic", action="append", choices=STATISTICS)
     parser.add_argument("--seed", type=int, default=0)
