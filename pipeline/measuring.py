@@ -180,7 +180,7 @@ class Measurements:
             median_ms=statistics.median_ms,
             n=statistics.n,
             starts=measured.session.starts,
-            peak_rss_bytes=measured.session.peak_rss_bytes,
+            peak_rss_bytes=measured.peak_rss_bytes,
             statistics=columns(statistics),
             measured=now(),
         )

@@ -79,5 +79,5 @@ def bench(
         "samples": found.n,
         "starts": measured.session.starts,
         "rejected_rounds": measured.session.rejected,
-        "peak_rss_bytes": measured.session.peak_rss_bytes,
+        "peak_rss_bytes": measured.peak_rss_bytes,
     }
