@@ -4,8 +4,8 @@
 
 One network is run by both in one interleaved run: short process starts of either kind, in random
 order, so that what the machine does meanwhile meets both, and so that both get as many draws of
-what a start fixes (where in memory things lie). Compared are 10th percentiles of the calling thread's
-time, with one thread; the wall time stands beside it, and on a busy machine it says less.
+what a start fixes (where in memory things lie). Compared are 10th percentiles of the calling
+thread's time, with one thread; the wall time stands beside it, and on a busy machine it says less.
 ``thread_ratio`` is native over Python; ``within`` says whether it is off 1 by no more than 3
 percent.
 """

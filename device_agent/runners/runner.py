@@ -9,7 +9,7 @@ from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.runners.native.recipe import RECIPES, Recipe
 from nasdeploy.device_agent.runners.native.runner import NativeRunner
 from nasdeploy.device_agent.runners.python_runner import PythonRunner
-from nasdeploy.errors import UnknownName
+from nasdeploy.errors import UnknownName, UsageError
 
 
 class Runner(Protocol):
@@ -67,6 +67,12 @@ def open_runner(
     """
     if runtime not in RECIPES:
         raise UnknownName("runtime", runtime, RECIPES)
+    if choice == "ndk":
+        raise UsageError(
+            "Android's NDK compiles for Android's C library, and the runtimes' wheels are made for "
+            "glibc, so that the two do not fit together. Leave --runner out: on a phone the native "
+            "runner brings glibc along."
+        )
     if choice not in RUNNERS:
         raise UnknownName("runner", choice, RUNNERS)
     return RUNNERS[choice](RECIPES[runtime], say)

@@ -123,7 +123,7 @@ def _condition(device: Device) -> list[Check]:
 
 
 def _host() -> list[Check]:
-    """What exporting and training need on this machine. No compiler is among it."""
+    """What exporting and training need on this machine; compilers are the runners' concern."""
     import os
     import shutil
     from pathlib import Path

@@ -76,6 +76,11 @@ def test_a_misspelt_runner_is_answered_with_the_likely_one() -> None:
         open_runner("litert", "natve")
 
 
+def test_an_ndk_is_refused_since_the_wheels_are_not_for_android() -> None:
+    with pytest.raises(UsageError, match="made for glibc"):
+        open_runner("litert", "ndk")
+
+
 def test_a_runner_is_built_once_and_says_so(local: LocalDevice, tmp_path: Path) -> None:
     said: list[str] = []
     recipe = RECIPES["onnxruntime"]
