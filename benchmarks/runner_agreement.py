@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--runtime", choices=RUNTIMES, action="append", help="all without")
     parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32")
     parser.add_argument("--rounds", type=int, default=120, help="visits of each kind")
-    parser.add_argument("--pixels", type=int, default=96)
+    parser.add_argument("--pixels", type=int, default=224)
     parser.add_argument("--json", action="store_true", help="JSON lines on stdout")
     arguments = parser.parse_args()
     for runtime in arguments.runtime or RUNTIMES:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from nasdeploy.device_agent.device import Device
+from nasdeploy.device_agent.runners.native.external import external_runner
 from nasdeploy.device_agent.runners.native.recipe import RECIPES, Recipe
 from nasdeploy.device_agent.runners.native.runner import NativeRunner
 from nasdeploy.device_agent.runners.python_runner import PythonRunner
@@ -61,7 +63,8 @@ def open_runner(
     """The runner of a runtime; `UnknownName` says which there are.
 
     Args:
-        choice: Of `RUNNERS`. None is ever taken in place of another: what cannot be had is an
+        choice: Of `RUNNERS`, or the path of the user's own `benchmark_model` or
+            `executor_runner`. None is ever taken in place of another: what cannot be had is an
             error that says how to get it.
         say: Told what takes a while, such as the first build of a native runner.
     """
@@ -73,6 +76,8 @@ def open_runner(
             "glibc, so that the two do not fit together. Leave --runner out: on a phone the native "
             "runner brings glibc along."
         )
+    if choice not in RUNNERS and ("/" in choice or Path(choice).is_file()):
+        return external_runner(RECIPES[runtime], choice, say)
     if choice not in RUNNERS:
         raise UnknownName("runner", choice, RUNNERS)
     return RUNNERS[choice](RECIPES[runtime], say)

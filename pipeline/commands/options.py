@@ -16,7 +16,8 @@ RuntimeOption = Annotated[
     str | None, typer.Option("--runtime", help="executorch, litert or onnxruntime.")
 ]
 RunnerOption = Annotated[
-    str | None, typer.Option("--runner", help="native, native+glibc or python.")
+    str | None,
+    typer.Option("--runner", help="native, native+glibc, python, or your own benchmark_model."),
 ]
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help="fp32 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Worker threads.")]

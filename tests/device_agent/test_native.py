@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 
 from nasdeploy.device_agent.device import DeviceInfo
+from nasdeploy.device_agent.job import Graph, Job, run_job
 from nasdeploy.device_agent.local import LocalDevice
+from nasdeploy.device_agent.memory import peak_rss_bytes
 from nasdeploy.device_agent.outputs import run_outputs
+from nasdeploy.device_agent.runners.events import Event, Sample
 from nasdeploy.device_agent.runners.native.build import build_runner
 from nasdeploy.device_agent.runners.native.recipe import RECIPES
 from nasdeploy.device_agent.runners.native.runner import NativeRunner
 from nasdeploy.device_agent.runners.native.toolchain import find_toolchain
 from nasdeploy.device_agent.runners.native.wheels import _unpack
 from nasdeploy.device_agent.runners.runner import open_runner
-from nasdeploy.errors import NasdeployError, UnknownName, UsageError
+from nasdeploy.errors import CommandFailed, NasdeployError, UnknownName, UsageError
 
 HERE = platform.machine()
 ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
@@ -183,6 +186,7 @@ def test_it_computes_what_the_runtime_s_own_python_package_computes(
     import torch
 
     from nasdeploy.export.exporters import EXPORTERS
+    from nasdeploy.export.parity import to_layout
     from nasdeploy.export.quantise import make_calibration
 
     path = tmp_path / f"net{RECIPES[runtime].suffix}"
@@ -196,10 +200,71 @@ def test_it_computes_what_the_runtime_s_own_python_package_computes(
         # an .onnx file does not say how its own int8 inputs are to be read
         quantised_io=precision == "int8" and runtime != "onnxruntime",
     )
-    x = exportable.to_layout(exportable.images(8, seed=2)[0].numpy(), artifact.inputs[0])
+    x = to_layout(exportable.images(8, seed=2)[0].numpy(), artifact.inputs[0])
     (native,) = run_outputs(local, open_runner(runtime), path, [x])
     (python,) = run_outputs(local, open_runner(runtime, "python"), path, [x])
     if precision == "int8":
         np.testing.assert_array_equal(native, python)
     else:
         np.testing.assert_allclose(native, python, rtol=0, atol=1e-6 * np.abs(python).max())
+
+
+BENCHMARK_MODEL = """#!/bin/sh
+case "$*" in
+  *"--graph="*small*"--num_threads=1"*"--num_runs=2"*) ;;
+  *"--num_runs=1"*) echo "INFO: count=1 curr=1500"; exit ;;
+  *) echo "ERROR: Failed to read $1"; exit 1 ;;
+esac
+echo "INFO: Loaded model"
+echo "INFO: count=10 first=9000 curr=1300 min=1250 max=9000 avg=2.1e+03 std=10"
+echo "INFO: count=2 first=1234 curr=1240 min=1234 max=1240 avg=1237 std=3 p5=1234 median=1240"
+echo "INFO: Inference timings in us: Init: 5579, First inference: 9000, Warmup (avg): 2100"
+"""
+EXECUTOR_RUNNER = """#!/bin/sh
+echo "I 00:00:00.031 executor_runner.cpp:414] Model executed successfully 10 time(s) in 25.5 ms." >&2
+"""
+
+
+@pytest.mark.parametrize(
+    ("runtime", "script", "wall_ns"),
+    [
+        ("litert", BENCHMARK_MODEL, [(1_234_000, 1_240_000)]),
+        ("executorch", EXECUTOR_RUNNER, [(2_550_000, 2_550_000)]),
+    ],
+)
+def test_times_of_the_user_s_own_program_are_taken_as_it_tells_them(
+    runtime: str, script: str, wall_ns: list[tuple[int, int]], local: LocalDevice, tmp_path: Path
+) -> None:
+    program = tmp_path / "theirs"
+    program.write_text(script)
+    runner = open_runner(runtime, str(program))
+    assert runner.check(local) == runner.kind(local).partition(",")[0]
+    model = tmp_path / f"small{runner.suffix}"
+    model.write_bytes(b"a model")
+    models = [{"id": "small", "path": str(model)}]
+    events: list[Event] = []
+    job = Job(warmups=3, rounds=[["small"]], repeats=2)
+    run_job(local, runner, models, job, timeout_s=60, on_event=events.append)
+    samples = [event for event in events if isinstance(event, Sample)]
+    assert [sample.wall_ns for sample in samples] == wall_ns
+    assert [sample.thread_ns for sample in samples] == [None]
+
+
+def test_a_program_that_fails_names_the_model_and_what_it_said(
+    local: LocalDevice, tmp_path: Path
+) -> None:
+    program = tmp_path / "benchmark_model"
+    program.write_text("#!/bin/sh\necho 'ERROR: Failed to mmap model'\nexit 1\n")
+    with pytest.raises(CommandFailed, match=r"does not run.*said: ERROR: Failed to mmap model"):
+        model = tmp_path / "x.tflite"
+        model.write_bytes(b"x")
+        peak_rss_bytes(local, open_runner("litert", str(program)), Graph("x", model))
+
+
+def test_a_program_that_is_not_there_or_not_understood_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"There is no program .*missing"):
+        open_runner("litert", str(tmp_path / "missing"))
+    program = tmp_path / "onnxruntime_perf_test"
+    program.touch()
+    with pytest.raises(UsageError, match="onnxruntime has no program whose output"):
+        open_runner("onnxruntime", str(program))

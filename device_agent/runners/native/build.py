@@ -51,7 +51,7 @@ def build_runner(
     Raises: `UsageError` without a compiler, `NasdeployError` when it does not compile.
     """
     toolchain = find_toolchain(machine)
-    wheel = wheel_folder(recipe, machine, say)
+    wheel = wheel_folder(recipe, machine, say) if recipe.package else Path()
     libraries = {name: wheel / path for name, path in recipe.library_paths().items()}
     files = dict(libraries)
     if own_c_library:
@@ -62,7 +62,11 @@ def build_runner(
         {name: _digest(path, path.stat().st_mtime_ns) for name, path in sorted(files.items())},
     ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    folder = durable.cache_dir() / "runners" / f"{recipe.runtime}-{machine}-{digest[:20]}"
+    folder = (
+        durable.cache_dir()
+        / "runners"
+        / f"{recipe.source.removesuffix('.cpp')}-{machine}-{digest[:20]}"
+    )
     if not folder.is_dir():
         say(f"Building the {recipe.runtime} runner for {machine}: about 10 seconds, once")
         with making(folder) as temporary:

@@ -20,6 +20,22 @@
 
 namespace nasdeploy {
 
+inline int64_t now_ns(clockid_t clock) {
+  timespec time;
+  clock_gettime(clock, &time);
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
+// How often a model is run at one visit: timed, and untimed just before.
+struct Visit {
+  int64_t repeats, discard;
+};
+
+// Nanoseconds of each timed run; no thread times where they say nothing.
+struct Times {
+  std::vector<int64_t> wall_ns, thread_ns;
+};
+
 // One file, ready to run on inputs of its own making.
 class LoadedModel {
  public:
@@ -28,6 +44,29 @@ class LoadedModel {
   virtual void prepare() {}
   // The timed call: the inference and as little else as the runtime lets us.
   virtual void run() = 0;
+
+  void run_untimed(int64_t times) {
+    for (int64_t i = 0; i < times; ++i) {
+      prepare();
+      run();
+    }
+  }
+
+  virtual Times time(Visit visit) {
+    Times times{std::vector<int64_t>(visit.repeats), std::vector<int64_t>(visit.repeats)};
+    run_untimed(visit.discard);
+    for (int64_t i = 0; i < visit.repeats; ++i) {
+      prepare();
+      int64_t thread_before = now_ns(CLOCK_THREAD_CPUTIME_ID);
+      int64_t wall_before = now_ns(CLOCK_MONOTONIC);
+      run();
+      int64_t wall_after = now_ns(CLOCK_MONOTONIC);
+      times.thread_ns[i] = now_ns(CLOCK_THREAD_CPUTIME_ID) - thread_before;
+      times.wall_ns[i] = wall_after - wall_before;
+    }
+    return times;
+  }
+
   // One image of each input in, one array of each output out.
   virtual std::vector<Array> infer(const std::vector<Array>& inputs) = 0;
 };
@@ -37,15 +76,10 @@ class Runtime {
   virtual ~Runtime() = default;
   virtual std::string version() const = 0;
   virtual std::unique_ptr<LoadedModel> load(const std::string& path) = 0;
+  virtual int64_t peak_rss_bytes() const;
 };
 
 using OpenRuntime = std::function<std::unique_ptr<Runtime>(int threads)>;
-
-inline int64_t now_ns(clockid_t clock) {
-  timespec time;
-  clock_gettime(clock, &time);
-  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-}
 
 // stdout for our lines alone: what a runtime prints by itself goes to stderr instead
 class Lines {
@@ -82,7 +116,7 @@ inline std::string joined(std::initializer_list<std::string> fields) {
 }
 
 // what the process has held at most: the kernel's own high-water mark
-inline int64_t peak_rss_bytes() {
+inline int64_t Runtime::peak_rss_bytes() const {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
     if (line.rfind("VmHWM:", 0) == 0) return std::stoll(line.substr(6)) * 1024;
@@ -118,7 +152,7 @@ class Work {
       int64_t started = now_ns(CLOCK_MONOTONIC);
       std::unique_ptr<LoadedModel> model = runtime_.load(path);
       double load_ms = static_cast<double>(now_ns(CLOCK_MONOTONIC) - started) / 1e6;
-      run_untimed(*model, warmups_);
+      model->run_untimed(warmups_);
       models_[id] = std::move(model);
       char number[32];
       std::snprintf(number, sizeof number, "%.6f", load_ms);
@@ -131,23 +165,13 @@ class Work {
     auto found = models_.find(id);
     if (found == models_.end()) return;
     attempt(id, [&] {
-      LoadedModel& model = *found->second;
-      std::vector<int64_t> wall_ns(repeats_), thread_ns(repeats_);
-      run_untimed(model, discard_);
-      for (int64_t i = 0; i < repeats_; ++i) {
-        model.prepare();
-        int64_t thread_before = now_ns(CLOCK_THREAD_CPUTIME_ID);
-        int64_t wall_before = now_ns(CLOCK_MONOTONIC);
-        model.run();
-        int64_t wall_after = now_ns(CLOCK_MONOTONIC);
-        thread_ns[i] = now_ns(CLOCK_THREAD_CPUTIME_ID) - thread_before;
-        wall_ns[i] = wall_after - wall_before;
-      }
+      Times times = found->second->time({repeats_, discard_});
       // with more threads than one, this thread's time says little about the work done
+      bool known = threads_ == 1 && !times.thread_ns.empty();
       std::string thread =
-          threads_ == 1 ? field("thread_ns", thread_ns) : quoted("thread_ns") + ":null";
+          known ? field("thread_ns", times.thread_ns) : quoted("thread_ns") + ":null";
       lines_.say(joined({field("event", "sample"), field("round", number), field("model", id),
-                         field("wall_ns", wall_ns), thread}));
+                         field("wall_ns", times.wall_ns), thread}));
     });
   }
 
@@ -168,13 +192,6 @@ class Work {
       lines_.say(joined({field("event", "outputs"), field("model", id),
                          quoted("paths") + ":[" + paths + "]"}));
     });
-  }
-
-  static void run_untimed(LoadedModel& model, int64_t times) {
-    for (int64_t i = 0; i < times; ++i) {
-      model.prepare();
-      model.run();
-    }
   }
 
   static std::vector<Array> infer_each(LoadedModel& model, const std::vector<Array>& inputs) {
@@ -237,7 +254,7 @@ inline int runner_main(const char* name, const OpenRuntime& open, int argc, char
     std::unique_ptr<Runtime> runtime = open(static_cast<int>(threads));
     lines.say(hello(name, *runtime, threads));
     Work(*runtime, job, lines).carry_out();
-    lines.say(joined({field("event", "bye"), field("peak_rss_bytes", peak_rss_bytes())}));
+    lines.say(joined({field("event", "bye"), field("peak_rss_bytes", runtime->peak_rss_bytes())}));
     std::fflush(nullptr);
     // the libraries' own ends are none of the job's, and some of them crash there
     _exit(0);

@@ -13,7 +13,7 @@ class Recipe:
     """One runtime's source, and what it needs of the runtime's wheel.
 
     Attributes:
-        package: As pip knows it.
+        package: As pip knows it; none where no library is needed.
         source: Of the files beside this one.
         libraries: The name that a library is loaded by, and its path in the wheel, in which
             ``{version}`` stands for the runtime's.
@@ -35,6 +35,8 @@ class Recipe:
 
         Raises: `UsageError` when it is not installed.
         """
+        if not self.package:
+            return ""
         try:
             return metadata.version(self.package)
         except metadata.PackageNotFoundError:
