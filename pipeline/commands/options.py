@@ -17,7 +17,7 @@ RuntimeOption = Annotated[
 ]
 RunnerOption = Annotated[
     str | None,
-    typer.Option("--runner", help="native, native+glibc, python, or your own benchmark_model."),
+    typer.Option("--runner", help="native, native+glibc, python, or a path."),
 ]
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help="fp32 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Worker threads.")]

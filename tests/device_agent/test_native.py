@@ -221,10 +221,11 @@ echo "INFO: count=2 first=1234 curr=1240 min=1234 max=1240 avg=1237 std=3 p5=123
 echo "INFO: Inference timings in us: Init: 5579, First inference: 9000, Warmup (avg): 2100"
 """
 EXECUTOR_RUNNER = """#!/bin/sh
-echo "I 00:00:00.031 executor_runner.cpp:414] Model executed successfully 10 time(s) in 25.5 ms." >&2
+echo "I executor_runner.cpp:414] Model executed successfully 10 time(s) in 25.5 ms." >&2
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runtime", "script", "wall_ns"),
     [
@@ -250,6 +251,7 @@ def test_times_of_the_user_s_own_program_are_taken_as_it_tells_them(
     assert [sample.thread_ns for sample in samples] == [None]
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_names_the_model_and_what_it_said(
     local: LocalDevice, tmp_path: Path
 ) -> None:

@@ -57,16 +57,13 @@ def build_runner(
     if own_c_library:
         files.update(toolchain.c_library())
     identity = [
-        *(recipe.runtime, machine, recipe.version, toolchain.version, _FLAGS, recipe.definitions),
+        *(recipe.source, machine, recipe.version, toolchain.version, _FLAGS, recipe.definitions),
         {path.name: durable.sha256_file(path) for path in _source_files(recipe)},
         {name: _digest(path, path.stat().st_mtime_ns) for name, path in sorted(files.items())},
     ]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    folder = (
-        durable.cache_dir()
-        / "runners"
-        / f"{recipe.source.removesuffix('.cpp')}-{machine}-{digest[:20]}"
-    )
+    name = f"{Path(recipe.source).stem}-{machine}-{digest[:20]}"
+    folder = durable.cache_dir() / "runners" / name
     if not folder.is_dir():
         say(f"Building the {recipe.runtime} runner for {machine}: about 10 seconds, once")
         with making(folder) as temporary:

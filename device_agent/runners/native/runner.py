@@ -37,6 +37,7 @@ class NativeRunner:
     own_c_library: bool = False
     say: Callable[[str], None] = lambda text: None
     _places: dict[str, _Place] = field(default_factory=dict, compare=False, repr=False)
+    _builds: dict[_Place, Build] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def runtime(self) -> str:
@@ -103,10 +104,13 @@ class NativeRunner:
         return self._places[device.name]
 
     def _build(self, device: Device) -> Build:
+        """Once, so that what is started is what was pushed."""
         place = self._place(device)
-        return build_runner(
-            self.recipe, place.machine, own_c_library=place.brings_c_library, say=self.say
-        )
+        if place not in self._builds:
+            self._builds[place] = build_runner(
+                self.recipe, place.machine, own_c_library=place.brings_c_library, say=self.say
+            )
+        return self._builds[place]
 
 
 def _remote(device: Device, build: Build) -> str:
