@@ -1,0 +1,63 @@
+"""What the remote devices need of a connection; each kind of cable has one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Protocol
+
+CONNECT_S = 10.0
+PULSE_S = 20.0  # without output for so long, a device is asked whether it is still there
+CHUNK_BYTES = 1 << 16
+
+
+class Deadline:
+    """A moment by which something has to be over; it may be moved."""
+
+    def __init__(self, seconds: float) -> None:
+        self.at = time.monotonic() + seconds
+
+    def left_s(self) -> float:
+        """Seconds that are left; `TimeoutError` when there are none."""
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def pulse_s(self) -> float:
+        """What may be waited for at once."""
+        return min(self.left_s(), PULSE_S)
+
+    def move_to(self, seconds: float) -> None:
+        """Not later than in so many seconds."""
+        self.at = min(self.at, time.monotonic() + seconds)
+
+
+class Link(Protocol):
+    """A connection to a device.
+
+    Every method raises `DeviceUnreachable` when the connection is lost and `TimeoutError` at the
+    deadline; after either the link is of no more use.
+    """
+
+    splits: bool
+    """Whether stderr comes apart from stdout."""
+
+    def stream(self, line: str, deadline: Deadline) -> Generator[tuple[int, bytes]]:
+        """Start a command line in the device's shell, and hand over what it prints as it comes.
+
+        Its stdin is left open until the iterator is closed. Chunks are (1, stdout) and
+        (2, stderr); an empty one comes when nothing was printed for `PULSE_S`.
+        """
+        ...
+
+    def send(self, local: Path, remote: str, deadline: Deadline) -> None:
+        """Write a file. `CommandFailed` with the device's reason when it refuses."""
+        ...
+
+    def fetch(self, remote: str, deadline: Deadline) -> Generator[bytes]:
+        """A file's content. `CommandFailed` with the device's reason when it refuses."""
+        ...
+
+    def close(self) -> None: ...
