@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import stat
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -190,7 +190,7 @@ class _AdbLink:
         if answer != b"OKAY":
             raise DeviceUnreachable(f"{self._name} answered {answer!r} to a file.")
 
-    def fetch(self, remote: str, deadline: Deadline) -> Generator[bytes]:
+    def fetch(self, remote: str, take: Callable[[bytes], None], deadline: Deadline) -> None:
         with self._service("sync:") as connection:
             _sync_request(connection, b"RECV", remote.encode(), deadline)
             while True:
@@ -203,7 +203,7 @@ class _AdbLink:
                 if answer == b"FAIL":
                     reason = data.decode(errors="replace")
                     raise CommandFailed(f"{self._name} gave no file: {reason}.")
-                yield data
+                take(data)
 
 
 def _sync_request(

@@ -9,6 +9,7 @@ MEET = """
 for tool in setsid sha256sum mkdir rm mv chmod tail; do
   command -v $tool >/dev/null || { echo "lacks $tool"; exit; }
 done
+umask 077
 because=
 for c in "$@"; do
   case $c in "~"/*) c=$HOME/${c#??};; esac

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +35,18 @@ class Deadline:
         self.at = min(self.at, time.monotonic() + seconds)
 
 
+def keep_alive(connection: socket.socket) -> None:
+    """Let a cable that was pulled be noticed within a minute, also while nothing is sent."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, 15),
+        (socket.TCP_KEEPINTVL, 10),
+        (socket.TCP_KEEPCNT, 3),
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 45_000)
+
+
 class Link(Protocol):
     """A connection to a device.
 
@@ -56,8 +69,8 @@ class Link(Protocol):
         """Write a file. `CommandFailed` with the device's reason when it refuses."""
         ...
 
-    def fetch(self, remote: str, deadline: Deadline) -> Generator[bytes]:
-        """A file's content. `CommandFailed` with the device's reason when it refuses."""
+    def fetch(self, remote: str, take: Callable[[bytes], None], deadline: Deadline) -> None:
+        """Hand over a file's content. `CommandFailed` with the device's reason when it refuses."""
         ...
 
     def close(self) -> None: ...

@@ -121,12 +121,7 @@ class RemoteDevice(ABC):
             raise CommandFailed(f"{below} on {self.name} has {size} bytes: more than is fetched.")
         deadline = Deadline(_ASK_S + int(size) / _SLOWEST_BYTES_PER_S)
         with durable.replacing(local) as temporary:
-            with temporary.open("wb") as file, self._using_link() as link:
-                with contextlib.closing(link.fetch(f"{self.workdir}/{below}", deadline)) as chunks:
-                    for chunk in chunks:
-                        file.write(chunk)
-                        if file.tell() > int(size):
-                            break
+            self._fetch(f"{self.workdir}/{below}", temporary, int(size), deadline)
             if durable.sha256_file(temporary) != digest:
                 raise CommandFailed(
                     f"{below} came from {self.name} with another content than it says is there. "
@@ -366,6 +361,22 @@ class RemoteDevice(ABC):
             raise DeviceUnreachable(
                 f"{self.name} took more than {seconds:.0f} s for {local}: the connection hangs."
             ) from None
+
+    def _fetch(self, path: str, local: Path, size: int, deadline: Deadline) -> None:
+        with local.open("wb") as file:
+
+            def take(chunk: bytes) -> None:
+                if file.tell() + len(chunk) > size:
+                    raise CommandFailed(f"{path} on {self.name} has more than its {size} bytes.")
+                file.write(chunk)
+
+            try:
+                with self._using_link() as link:
+                    link.fetch(path, take, deadline)
+            except TimeoutError:
+                raise DeviceUnreachable(
+                    f"{self.name} did not give {path} in time: the connection hangs."
+                ) from None
 
     def _tell(self, arguments: Sequence[str], seconds: float) -> str:
         """Run one of our scripts as any command; its one line of answer."""

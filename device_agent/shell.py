@@ -41,6 +41,7 @@ exec "$@"
 # $1 token, $2 folder, $3 name of the record in it, $4 where stderr goes: split or file, $5 _INNER
 _OUTER = """
 t=$1 f=$2/$3 how=$4 inner=$5; shift 5
+umask 077
 mkdir -p "${f%/*}" 2>/dev/null
 exec 3<&0 4>&2 </dev/null 2>/dev/null
 if [ "$how" = file ]; then
