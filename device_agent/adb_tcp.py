@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import select
 import socket
 import struct
 from collections.abc import Callable, Generator
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdeploy.device_agent.adb import ADVICE, FOLDERS
-from nasdeploy.device_agent.link import CONNECT_S, Deadline, Link, keep_alive
+from nasdeploy.device_agent.link import CONNECT_S, Deadline, Link, keep_alive, readable
 from nasdeploy.device_agent.remote import RemoteDevice
 from nasdeploy.errors import CommandFailed, DeviceError, DeviceUnreachable
 
@@ -103,7 +102,7 @@ class _Socket:
 
     def has_more(self) -> bool:
         """Wait a little for more to read, and say whether it has come."""
-        return bool(select.select([self._open()], [], [], self.deadline.pulse_s())[0])
+        return readable(self._open(), self.deadline)
 
     def _open(self) -> socket.socket:
         if self._socket is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import time
 from collections.abc import Callable, Generator
@@ -45,6 +46,17 @@ def keep_alive(connection: socket.socket) -> None:
     ):
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 45_000)
+
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+def readable(connection: _HasFileno, deadline: Deadline) -> bool:
+    """Wait until there is something to read; False when nothing came for `PULSE_S`."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.fileno(), selectors.EVENT_READ)
+        return bool(selector.select(deadline.pulse_s()))
 
 
 class Link(Protocol):
