@@ -34,7 +34,8 @@ ADVICE = {
     "unauthorized": "it has not allowed this computer yet. Unlock it and accept the question "
     "'Allow USB debugging?'; if it does not ask, revoke the authorisations in its developer "
     "options and plug it in again",
-    "offline": "it is attached and does not answer. Plug it in again, or run: adb reconnect offline",
+    "offline": "it is attached and does not answer. Plug it in again, or run: "
+    "adb reconnect offline",
     "no permissions": "this user may not open its USB port. Run: sudo apt install "
     "android-sdk-platform-tools-common; plug it in again; run: adb kill-server",
     "authorizing": "it is just being asked for permission. Wait a moment; look at its screen",
@@ -175,7 +176,9 @@ class _AdbLink:
                 _sync_request(connection, b"SEND", f"{remote},{mode}".encode(), deadline)
                 while chunk := file.read(CHUNK_BYTES):
                     _sync_request(connection, b"DATA", chunk, deadline)
-                _write(connection, struct.pack("<4sI", b"DONE", int(local.stat().st_mtime)), deadline)
+                _write(
+                    connection, struct.pack("<4sI", b"DONE", int(local.stat().st_mtime)), deadline
+                )
             except ConnectionError:
                 # a device that refuses says why before it hangs up
                 self._raise_refusal(connection, deadline)
@@ -206,9 +209,7 @@ class _AdbLink:
                 take(data)
 
 
-def _sync_request(
-    connection: socket.socket, name: bytes, data: bytes, deadline: Deadline
-) -> None:
+def _sync_request(connection: socket.socket, name: bytes, data: bytes, deadline: Deadline) -> None:
     _write(connection, struct.pack("<4sI", name, len(data)) + data, deadline)
 
 

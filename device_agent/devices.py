@@ -74,8 +74,9 @@ def list_devices() -> list[Device]:
     return [open_device(name) for name in DEVICES]
 
 
-def _parts(pattern: str, address: str, name: str, shape: str) -> dict[str, str | None]:
+def _parts(pattern: str, address: str, name: str, shape: str) -> dict[str, str]:
     match = re.fullmatch(pattern, address)
-    if not match or int(match.groupdict().get("port") or 1) not in range(1, 65536):
+    parts = match.groupdict(default="") if match else {}
+    if not match or int(parts.get("port") or 1) not in range(1, 65536):
         raise UsageError(f"{name!r}: {address!r} is not an address of the shape {shape}.")
-    return match.groupdict()
+    return parts

@@ -29,7 +29,9 @@ else
     case $line in PRETTY_NAME=*) say os "${line#*=}";; esac
   done < /etc/os-release
   while IFS= read -r line; do
-    case $line in "model name"*|Model*|Hardware*) say "cpuinfo ${line%%[ 	:]*}" "${line#*: }";; esac
+    case $line in "model name"*|Model*|Hardware*)
+      key=${line%%[[:space:]:]*}; say "cpu $key" "${line#*: }";;
+    esac
   done < /proc/cpuinfo
   say board "$(tr -d '\0' < /proc/device-tree/model)"
   say product "$(cat /sys/class/dmi/id/product_name)"
@@ -61,9 +63,7 @@ def parse_identity(text: str, *, device: str) -> DeviceInfo:
     return who(said, machine, int(cores), ram_bytes)
 
 
-def _android(
-    said: dict[str, str], machine: str, cores: int, ram_bytes: int | None
-) -> DeviceInfo:
+def _android(said: dict[str, str], machine: str, cores: int, ram_bytes: int | None) -> DeviceInfo:
     soc = " ".join(filter(None, (said.get("ro.soc.manufacturer"), said.get("ro.soc.model"))))
     soc = soc or said.get("ro.board.platform", "")
     model = " ".join(
@@ -90,11 +90,13 @@ def _android(
     )
 
 
-def _linux(
-    said: dict[str, str], machine: str, cores: int, ram_bytes: int | None
-) -> DeviceInfo:
+def _linux(said: dict[str, str], machine: str, cores: int, ram_bytes: int | None) -> DeviceInfo:
     soc = next(
-        (said[key] for key in ("cpuinfo model", "cpuinfo Model", "cpuinfo Hardware") if key in said),
+        (
+            said[key]
+            for key in ("cpuinfo model", "cpuinfo Model", "cpuinfo Hardware")
+            if key in said
+        ),
         None,
     )
     model = said.get("board") or said.get("product")

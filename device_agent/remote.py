@@ -8,13 +8,8 @@ Nothing else is written, and nothing outside is ever removed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import itertools
 import os
 import posixpath
-import re
-import secrets
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +21,7 @@ from nasdeploy.device_agent import device_scripts as scripts
 from nasdeploy.device_agent.device import DeviceInfo, Finished
 from nasdeploy.device_agent.identify import IDENTIFY, parse_identity
 from nasdeploy.device_agent.link import Deadline, Link
+from nasdeploy.device_agent.owner import Owner, is_name, is_over
 from nasdeploy.device_agent.process import Output
 from nasdeploy.device_agent.shell import Reply, command_line, kill_script, new_token, plain_line
 from nasdeploy.errors import (
@@ -42,8 +38,6 @@ _ALIVE_S = 10.0
 _AFTER_THE_END_S = 2.0
 _SLOWEST_BYTES_PER_S = 100_000
 _LARGEST_PULL_BYTES = 1 << 30
-_NAME_LEFT = re.compile(r"([0-9a-f]{8}-\d+-\d+)-\d+\.[0-9a-f]{16}\.(group|err|part)")
-_OBJECTS = itertools.count()
 
 
 class RemoteDevice(ABC):
@@ -61,7 +55,7 @@ class RemoteDevice(ABC):
         self.place = place
         self._link: Link | None = None
         self._base: str | None = None
-        self._owner = f"{_this_process()}-{next(_OBJECTS)}"
+        self._owner = Owner()
         self._under_way: set[str] = set()
 
     @abstractmethod
@@ -91,7 +85,7 @@ class RemoteDevice(ABC):
         deadline_s = _ASK_S + size / _SLOWEST_BYTES_PER_S
         if self._look(below, deadline_s) == f"file {size} {digest}":
             return
-        part = f"{base}/run/{self._new_name()}.part"
+        part = f"{base}/run/{self._owner.new_name()}.part"
         mode = "755" if os.access(local, os.X_OK) else "644"
         try:
             self._send(local, part, deadline_s)
@@ -145,7 +139,7 @@ class RemoteDevice(ABC):
         """
         base, started = self._meet(), time.monotonic()
         token = new_token()
-        record = self._new_name()
+        record = self._owner.new_name()
         output = Output(argv, on_line)
         reply = Reply(token, output, argv[0])
         self._under_way.add(record)
@@ -241,9 +235,7 @@ class RemoteDevice(ABC):
         try:
             self._follow(link, plain_line(script, *args, token=token), reply, Deadline(seconds))
         except TimeoutError:
-            raise DeviceUnreachable(
-                f"{self.name} did not answer within {seconds:g} s."
-            ) from None
+            raise DeviceUnreachable(f"{self.name} did not answer within {seconds:g} s.") from None
         finally:
             link.close()
         return output.stdout.decode(errors="replace")
@@ -274,22 +266,16 @@ class RemoteDevice(ABC):
                     self._ask(*kill_script(record, None), seconds=_ASK_S)
         return self._base
 
-    def _new_name(self) -> str:
-        """Not the token: a listing of our folder must not look like our marks."""
-        return f"{self._owner}.{secrets.token_hex(8)}"
-
     def _left(self, base: str) -> list[str]:
         """What is under way on the device, of whomever."""
         text = self._ask(scripts.LEFT, base, seconds=_ASK_S)
-        return [name for name in text.splitlines() if _NAME_LEFT.fullmatch(name)]
+        return [name for name in text.splitlines() if is_name(name)]
 
     def _may_end(self, name: str) -> bool:
         """Ours and over, or of a process on this host that is no more."""
-        record, _, _ = name.rpartition(".")
-        if record.startswith(f"{self._owner}."):
-            return record not in self._under_way
-        match = _NAME_LEFT.fullmatch(name)
-        return match is not None and _is_over(match[1])
+        if self._owner.owns(name):
+            return name.rpartition(".")[0] not in self._under_way
+        return is_over(name)
 
     def _end(self, record: str, reply: Reply) -> None:
         """Kill a group over a second connection; without one, the device's own watcher does it."""
@@ -396,27 +382,3 @@ class RemoteDevice(ABC):
                     f"{self.name} is full: {size} bytes were to be written and {free} are free in "
                     f"{self._base}. Make room there: nasdeploy devices clean {self.name}"
                 )
-
-
-def _this_process() -> str:
-    return f"{_this_host()}-{os.getpid()}-{_started(os.getpid())}"
-
-
-def _this_host() -> str:
-    machine = Path("/etc/machine-id")
-    identity = machine.read_text() if machine.is_file() else ""
-    return hashlib.sha256(f"{identity}{socket.gethostname()}".encode()).hexdigest()[:8]
-
-
-def _started(pid: int) -> str | None:
-    """In ticks since this host was started; None when there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
-    except OSError:
-        return None
-
-
-def _is_over(owner: str) -> bool:
-    """Whether the process was one of this host and has ended; of other hosts nothing is known."""
-    host, pid, started = owner.split("-")
-    return host == _this_host() and _started(int(pid)) != started

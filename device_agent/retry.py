@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nasdeploy.errors import DeviceUnreachable
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +27,13 @@ class Patience:
     give_up_after_s: float = 180.0
 
 
-def persist[T](
-    work: Callable[[], T],
+def persist(
+    work: Callable[[], Result],
     *,
     patience: Patience,
     progress: Callable[[], int] = lambda: 0,
     on_wait: Callable[[str], None] = lambda text: None,
-) -> T:
+) -> Result:
     """Do `work`, and again while it ends with `DeviceUnreachable`; no other error is tried again.
 
     `work` has to go on behind what is already done, or to be the same when done twice.

@@ -102,9 +102,7 @@ def new_token() -> str:
     return f"nasdeploy-{secrets.token_hex(12)}"
 
 
-def command_line(
-    argv: Sequence[str], *, token: str, folder: str, record: str, split: bool
-) -> str:
+def command_line(argv: Sequence[str], *, token: str, folder: str, record: str, split: bool) -> str:
     """Run `argv` in a group of its own; every argument reaches it as it is.
 
     Args:

@@ -85,19 +85,21 @@ class _SshLink:
                 channel.close()
 
     def send(self, local: Path, remote: str, deadline: Deadline) -> None:
-        with self._transfer("took no file") as sftp, local.open("rb") as file:
-            with sftp.open(remote, "wb") as target:
-                target.set_pipelined(True)
-                while chunk := file.read(CHUNK_BYTES // 2):
-                    sftp.get_channel().settimeout(deadline.left_s())
-                    target.write(chunk)
+        with (
+            self._transfer("took no file") as (sftp, channel),
+            local.open("rb") as file,
+            sftp.open(remote, "wb") as target,
+        ):
+            target.set_pipelined(True)
+            while chunk := file.read(CHUNK_BYTES // 2):
+                channel.settimeout(deadline.left_s())
+                target.write(chunk)
 
     def fetch(self, remote: str, take: Callable[[bytes], None], deadline: Deadline) -> None:
-        with self._transfer("gave no file") as sftp, sftp.open(remote, "rb") as source:
-            size = source.stat().st_size or 0
-            source.prefetch(size)
+        with self._transfer("gave no file") as (sftp, channel), sftp.open(remote, "rb") as source:
+            source.prefetch(source.stat().st_size or 0)
             while chunk := source.read(CHUNK_BYTES // 2):
-                sftp.get_channel().settimeout(deadline.left_s())
+                channel.settimeout(deadline.left_s())
                 take(chunk)
 
     def _open_session(self) -> paramiko.Channel:
@@ -107,29 +109,21 @@ class _SshLink:
         return transport.open_session(timeout=CONNECT_S)
 
     @contextlib.contextmanager
-    def _transfer(self, refusal: str) -> Generator[paramiko.SFTPClient]:
-        """The SFTP channel, opened once."""
+    def _transfer(self, refusal: str) -> Generator[tuple[paramiko.SFTPClient, paramiko.Channel]]:
+        """SFTP, opened once, and the channel that it goes through."""
         with self._errors():
             if self._sftp is None:
                 self._sftp = self._client.open_sftp()
-            self._sftp.get_channel().settimeout(CONNECT_S)
+            channel = self._sftp.get_channel()
+            assert channel is not None
+            channel.settimeout(CONNECT_S)
             try:
-                yield self._sftp
+                yield self._sftp, channel
             except OSError as error:
                 # a refusal is an OSError too, and leaves the channel as it is
-                if isinstance(error, TimeoutError | ConnectionError) or self._is_lost():
+                if isinstance(error, TimeoutError | ConnectionError) or channel.closed:
                     raise
                 raise CommandFailed(f"{self._name} {refusal}: {error}.") from error
-
-    def _is_lost(self) -> bool:
-        transport = self._client.get_transport()
-        sftp = self._sftp
-        return (
-            transport is None
-            or not transport.is_active()
-            or sftp is None
-            or sftp.get_channel().closed
-        )
 
     @contextlib.contextmanager
     def _errors(self) -> Generator[None]:
