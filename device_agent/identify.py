@@ -91,14 +91,7 @@ def _android(said: dict[str, str], machine: str, cores: int, ram_bytes: int | No
 
 
 def _linux(said: dict[str, str], machine: str, cores: int, ram_bytes: int | None) -> DeviceInfo:
-    soc = next(
-        (
-            said[key]
-            for key in ("cpuinfo model", "cpuinfo Model", "cpuinfo Hardware")
-            if key in said
-        ),
-        None,
-    )
+    soc = said.get("cpu model") or said.get("cpu Model") or said.get("cpu Hardware")
     model = said.get("board") or said.get("product")
     system = said.get("os", "Linux").strip("\"'")
     kernel = said.get("kernel", "unknown")
