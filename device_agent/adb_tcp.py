@@ -1,7 +1,7 @@
 """A phone or board over ADB by TCP, without any adb program: adb-shell speaks to its adbd.
 
-This is shell v1: there is no exit code and stderr comes mixed in, so both go the way that
-`shell` describes, by an end mark and a file. A device that was paired wirelessly (Android 11 and
+There is no shell v2 in it, only the older exec service, which has no exit code and mixes stderr
+in; so both go the way that `shell` describes, by an end mark and a file. A device that was paired wirelessly (Android 11 and
 later) wants TLS, which adb-shell has not: it is reached through the adb server.
 
 The key is the one that adb itself uses, ``~/.android/adbkey``; where there is none it is made, as
@@ -25,7 +25,7 @@ from nasdeploy.errors import CommandFailed, DeviceError, DeviceUnreachable
 
 if TYPE_CHECKING:
     from adb_shell.adb_device import AdbDevice as Client
-    from adb_shell.auth.sign_pythonrsa import PythonRSASigner
+    from adb_shell.auth.sign_cryptography import CryptographySigner
 
 _FOREVER_S = 10.0**9  # what adb-shell may wait: the deadline of a `_Socket` is what counts
 
@@ -44,10 +44,10 @@ class AdbTcpDevice(RemoteDevice):
         return _AdbTcpLink(self.name, self.host, self.port)
 
 
-def user_key() -> PythonRSASigner:
+def user_key() -> CryptographySigner:
     """The key with which adb introduces this user to devices; made where there is none."""
     from adb_shell.auth.keygen import keygen, write_public_keyfile
-    from adb_shell.auth.sign_pythonrsa import PythonRSASigner
+    from adb_shell.auth.sign_cryptography import CryptographySigner
 
     path = Path.home() / ".android" / "adbkey"
     if not path.exists():
@@ -58,8 +58,8 @@ def user_key() -> PythonRSASigner:
     if not public.exists():
         write_public_keyfile(str(path), str(public))
     try:
-        return PythonRSASigner(public.read_text(), path.read_text())
-    except (ValueError, OSError) as error:
+        return CryptographySigner(str(path))
+    except (ValueError, TypeError, OSError) as error:
         raise DeviceError(
             f"{path} is not a key that can be used: {error}. Move it away; adb makes another."
         ) from error
@@ -157,7 +157,10 @@ class _AdbTcpLink:
         # what is opened is acknowledged at once, whatever it then does
         self._socket.deadline = Deadline(CONNECT_S)
         with self._errors():
-            chunks = self._client.streaming_shell(line, read_timeout_s=_FOREVER_S, decode=False)
+            # not streaming_shell: without v2, shell gives every command a terminal
+            chunks = self._client._streaming_service(
+                b"exec", line.encode(), read_timeout_s=_FOREVER_S, decode=False
+            )
             try:
                 chunk = next(chunks, None)
             except TimeoutError:

@@ -4,7 +4,8 @@ In the shell of any phone or board: mksh and toybox, dash and coreutils, busybox
 arguments, never inside a script's text.
 """
 
-# $@: folders, the best first. Makes ours in the first that can be written to.
+# $@: folders, the best first. Makes ours in the first that can be written to, and tells what is
+# under way there.
 MEET = """
 for tool in setsid sha256sum mkdir rm mv chmod tail; do
   command -v $tool >/dev/null || { echo "lacks $tool"; exit; }
@@ -14,7 +15,9 @@ because=
 for c in "$@"; do
   case $c in "~"/*) c=$HOME/${c#??};; esac
   if because=$(mkdir -p "$c/files" "$c/run" 2>&1) && [ -w "$c/run" ]; then
-    echo "folder $c"; exit
+    echo "folder $c"
+    cd "$c/run" && for name in *; do echo "left $name"; done
+    exit
   fi
 done
 echo "because" $because

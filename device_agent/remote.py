@@ -226,18 +226,19 @@ class RemoteDevice(ABC):
         except (TimeoutError, NasdeployError) as error:
             raise DeviceUnreachable(f"{self.name} has stopped answering. ({error})") from error
 
-    def _ask(self, script: str, *args: str, seconds: float) -> str:
-        """Run a short script over a connection of its own, without a group."""
+    def _ask(self, script: str, *args: str, seconds: float, over: Link | None = None) -> str:
+        """Run a short script without a group, over a connection of its own if none is given."""
         token = new_token()
         output = Output([f"a script on {self.name}"], None)
         reply = Reply(token, output, "a script")
-        link = self._connect()
+        link = over or self._connect()
         try:
             self._follow(link, plain_line(script, *args, token=token), reply, Deadline(seconds))
         except TimeoutError:
             raise DeviceUnreachable(f"{self.name} did not answer within {seconds:g} s.") from None
         finally:
-            link.close()
+            if link is not over:
+                link.close()
         return output.stdout.decode(errors="replace")
 
     # ---- what is under way there
@@ -245,8 +246,10 @@ class RemoteDevice(ABC):
     def _meet(self) -> str:
         """Our folder on the device, made if need be; what an earlier process left is ended."""
         if self._base is None:
-            text = self._ask(scripts.MEET, *self.folders, seconds=_ASK_S)
-            said = dict(line.partition(" ")[::2] for line in text.splitlines())
+            with self._using_link() as link:
+                text = self._ask(scripts.MEET, *self.folders, seconds=_ASK_S, over=link)
+            lines = [line.partition(" ")[::2] for line in text.splitlines()]
+            said, left = dict(lines), [rest for word, rest in lines if word == "left"]
             if lacking := said.get("lacks"):
                 raise CommandFailed(
                     f"{self.name} has no {lacking}, which is needed to run and check anything "
@@ -260,8 +263,8 @@ class RemoteDevice(ABC):
                 places = " or ".join(self.folders)
                 raise CommandFailed(f"{self.name} has no folder to write to ({places}): {reason}")
             self._base = base
-            for name in self._left(base):
-                if self._may_end(name):
+            for name in left:
+                if is_name(name) and self._may_end(name):
                     record = f"{base}/run/{name.rpartition('.')[0]}"
                     self._ask(*kill_script(record, None), seconds=_ASK_S)
         return self._base

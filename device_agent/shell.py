@@ -42,6 +42,7 @@ exec "$@"
 _OUTER = """
 t=$1 f=$2/$3 how=$4 inner=$5; shift 5
 umask 077
+trap : HUP  # from a terminal that is closed: end the group first
 mkdir -p "${f%/*}" 2>/dev/null
 exec 3<&0 4>&2 </dev/null 2>/dev/null
 if [ "$how" = file ]; then

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from targets.box import Box
+from targets.daemons import ADBD, SSHD, Adbd, AdbServer, Sshd, need
 
 from nasdeploy.device_agent.adb import AdbDevice
 from nasdeploy.device_agent.adb_tcp import AdbTcpDevice
@@ -20,8 +22,6 @@ from nasdeploy.device_agent.local import LocalDevice
 from nasdeploy.device_agent.measure import MeasureConfig
 from nasdeploy.device_agent.remote import RemoteDevice
 from nasdeploy.device_agent.ssh import SshDevice
-from targets.box import Box
-from targets.daemons import ADBD, SSHD, AdbServer, Adbd, Sshd, need
 
 SCRIPTED = Path(__file__).with_name("scripted_runner.py")
 
@@ -201,6 +201,7 @@ _CABLES: dict[str, tuple[str, type[RemoteDevice]]] = {
     "adb": ("board", AdbDevice),
     "adb on a phone": ("phone", AdbDevice),
     "adb+tcp": ("phone", AdbTcpDevice),
+    "adb+tcp to a board": ("board", AdbTcpDevice),
     "ssh": ("sshd", SshDevice),
 }
 
@@ -244,8 +245,6 @@ def connect(
 
     yield open_
     for cabled in opened:
-        cabled.device.close()
         cabled.box.heal()
-        cleaner = cabled.another()
-        cleaner.clean()
-        cleaner.close()
+        cabled.device.clean()
+        cabled.device.close()

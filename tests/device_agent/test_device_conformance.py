@@ -18,9 +18,7 @@ DEVICE_KINDS = ("local", "adb", "adb on a phone", "adb+tcp", "ssh")
 
 
 @pytest.fixture(params=DEVICE_KINDS)
-def device(
-    request: pytest.FixtureRequest, tmp_path: Path, connect: Callable[[str], Any]
-) -> Device:
+def device(request: pytest.FixtureRequest, tmp_path: Path, connect: Callable[[str], Any]) -> Device:
     if request.param == "local":
         return LocalDevice(tmp_path / "device")
     opened: Device = connect(request.param).device

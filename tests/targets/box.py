@@ -73,7 +73,7 @@ class Box:
             raise OSError(f"no device could be made of namespaces: {said}")
         children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text()
         self._init = int(children.split()[0])
-        self._space = os.stat(f"/proc/{self._init}/ns/pid").st_ino
+        self._space = Path(f"/proc/{self._init}/ns/pid").stat().st_ino
         self.relay = Relay(self._init, inner_port)
 
     @property
@@ -92,7 +92,7 @@ class Box:
             if not folder.name.isdigit() or int(folder.name) == self._init:
                 continue
             with contextlib.suppress(OSError):
-                if os.stat(folder / "ns/pid").st_ino != self._space:
+                if (folder / "ns/pid").stat().st_ino != self._space:
                     continue
                 name = (folder / "comm").read_text().strip()
                 words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
@@ -103,6 +103,7 @@ class Box:
     def heal(self) -> None:
         """As on the first day: the daemon answers, the cable is whole, there is room."""
         self.relay.cut_after(None)
+        self.relay.on_cut = None
         self.room()
         self.thaw()
         if not self._daemons():
@@ -110,7 +111,18 @@ class Box:
 
     def start_daemon(self) -> None:
         # by its path: the PATH of what it starts is the device's
-        argv = [shutil.which("nsenter") or "nsenter", "-t", str(self._init), "-m", "-u", "-i", "-n", "-p", "-r", "-w"]
+        argv = [
+            shutil.which("nsenter") or "nsenter",
+            "-t",
+            str(self._init),
+            "-m",
+            "-u",
+            "-i",
+            "-n",
+            "-p",
+            "-r",
+            "-w",
+        ]
         argv += ["-S", str(self._uid), "-G", str(self._uid)]
         self._started.append(
             subprocess.Popen(
@@ -134,6 +146,9 @@ class Box:
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
+        for started in self._started:  # which stop when what they started stops
+            if started.poll() is None:
+                started.send_signal(signal.SIGCONT)
 
     def fill(self, folder: str, *, leave_bytes: int) -> None:
         """Leave so little room on the disk of a folder."""
@@ -146,6 +161,13 @@ class Box:
         if filler := getattr(self, "_filler", None):
             filler.unlink(missing_ok=True)
 
+    def reboot(self) -> None:
+        """End every process at once; what is on the disk stays. The daemon has to be started."""
+        for pid in [*self.processes(), *self._daemons()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not self._daemons() and not self.processes(), "the end of everything")
+
     def stop(self) -> None:
         self.relay.close()
         self._holder.kill()
@@ -153,6 +175,7 @@ class Box:
         assert self._holder.stdout is not None
         self._holder.stdout.close()
         for started in self._started:
+            started.kill()
             started.wait()
 
     def _daemons(self) -> list[int]:
@@ -160,7 +183,7 @@ class Box:
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 with contextlib.suppress(OSError):
-                    in_it = os.stat(folder / "ns/pid").st_ino == self._space
+                    in_it = (folder / "ns/pid").stat().st_ino == self._space
                     state = (folder / "stat").read_text().rpartition(") ")[2][0]
                     name = (folder / "comm").read_text()
                     if in_it and state != "Z" and name.startswith(self._named):
@@ -193,6 +216,7 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.cuts = 0
+        self.on_cut: Callable[[], None] | None = None
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_after(self, count: int | None) -> None:
@@ -243,6 +267,8 @@ class Relay:
             while data := source.recv(1 << 16):
                 if counted and (kept := self._spend(len(data))) is not None:
                     target.sendall(data[:kept])
+                    if self.on_cut:
+                        self.on_cut()
                     self.cut()
                     return
                 target.sendall(data)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from targets.box import Box, missing_for_a_box
 
 from nasdeploy.device_agent.ssh import SshDevice
-from targets.box import Box, missing_for_a_box
 
 ADBD = Path("/usr/lib/android-sdk/platform-tools/adbd")
 SSHD = Path("/usr/sbin/sshd")
@@ -141,9 +141,7 @@ class Sshd(Box):
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n")
 
     def device(self) -> SshDevice:
-        return SshDevice(
-            "pi", "127.0.0.1", self.port, key=self.key, known_hosts=self.known_hosts
-        )
+        return SshDevice("pi", "127.0.0.1", self.port, key=self.key, known_hosts=self.known_hosts)
 
 
 def make_key(path: Path) -> None:
