@@ -1,8 +1,9 @@
 """A phone or board over ADB by TCP, without any adb program: adb-shell speaks to its adbd.
 
-There is no shell v2 in it, only the older exec service, which has no exit code and mixes stderr
-in; so both go the way that `shell` describes, by an end mark and a file. A device that was paired wirelessly (Android 11 and
-later) wants TLS, which adb-shell has not: it is reached through the adb server.
+This is shell v1: there is no exit code and stderr comes mixed in, so both go the way that
+`shell` describes, by an end mark and a file; and stdout is a terminal (adbd gives one to whatever
+is not v2), a raw one that changes nothing in what is printed. A device that was paired wirelessly
+(Android 11 and later) wants TLS, which adb-shell has not: it is reached through the adb server.
 
 The key is the one that adb itself uses, ``~/.android/adbkey``; where there is none it is made, as
 adb would make it, so that a device that allowed one has allowed the other.
@@ -157,10 +158,7 @@ class _AdbTcpLink:
         # what is opened is acknowledged at once, whatever it then does
         self._socket.deadline = Deadline(CONNECT_S)
         with self._errors():
-            # not streaming_shell: without v2, shell gives every command a terminal
-            chunks = self._client._streaming_service(
-                b"exec", line.encode(), read_timeout_s=_FOREVER_S, decode=False
-            )
+            chunks = self._client.streaming_shell(line, read_timeout_s=_FOREVER_S, decode=False)
             try:
                 chunk = next(chunks, None)
             except TimeoutError:

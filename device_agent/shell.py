@@ -42,7 +42,7 @@ exec "$@"
 _OUTER = """
 t=$1 f=$2/$3 how=$4 inner=$5; shift 5
 umask 077
-trap : HUP  # from a terminal that is closed: end the group first
+trap : HUP  # a terminal that is closed must not end the watcher before the group
 mkdir -p "${f%/*}" 2>/dev/null
 exec 3<&0 4>&2 </dev/null 2>/dev/null
 if [ "$how" = file ]; then
@@ -69,7 +69,7 @@ echo "$t end $r"
 _KILL = """
 f=$1 g=$2 s=$3 b=$4
 exec 2>/dev/null
-[ -n "$g" ] || read -r g s b < "$f.group" || exit 0
+[ -n "$g" ] || read -r g s b < "$f.group" || g=none
 now=; read -r now < /proc/sys/kernel/random/boot_id
 twentieth() { r=${20}; }
 ours=no

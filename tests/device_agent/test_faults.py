@@ -79,13 +79,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that hangs is found out at once, and not after a while as it should be."""
     monkeypatch.setattr(link, "PULSE_S", 0.3)
-    monkeypatch.setattr(remote, "_ALIVE_S", 0.7)
+    monkeypatch.setattr(remote, "_ALIVE_S", 2.0)
     for module in ("adb", "adb_tcp", "ssh"):
-        monkeypatch.setattr(f"nasdeploy.device_agent.{module}.CONNECT_S", 1.0)
+        monkeypatch.setattr(f"nasdeploy.device_agent.{module}.CONNECT_S", 2.0)
 
 
 @pytest.fixture
@@ -181,7 +181,6 @@ STRIKES: dict[str, Callable[[Box], None]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("attentive")
 @pytest.mark.parametrize("strike", sorted(STRIKES))
 def test_a_session_survives(
     strike: str,
@@ -244,7 +243,6 @@ def test_output_that_was_cut_short_is_never_taken_for_all_of_it(
     assert_nothing_is_left(device, box)
 
 
-@pytest.mark.usefixtures("attentive")
 def test_a_device_that_hangs_is_found_out_long_before_the_timeout(
     device: RemoteDevice, box: Box
 ) -> None:
@@ -263,7 +261,8 @@ from nasdeploy.device_agent.adb import AdbDevice
 from nasdeploy.device_agent.adb_tcp import AdbTcpDevice
 from nasdeploy.device_agent.ssh import SshDevice
 device = eval(sys.argv[1])
-device.run(["sh", "-c", "echo ready; sleep 77"], timeout_s=60, on_line=lambda l: print(l, flush=True))
+say = lambda line: print(line, flush=True)
+device.run(["sh", "-c", "echo ready; sleep 77"], timeout_s=60, on_line=say)
 """
 
 
