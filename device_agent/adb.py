@@ -64,7 +64,7 @@ class AdbDevice(RemoteDevice):
     def _connect(self) -> Link:
         state = _state(self.serial)
         if ":" in self.serial and state in (None, "offline"):
-            state = _ask_server_to_connect(self.serial, again=state is not None)
+            state = _ask_server_to_connect(self.name, self.serial, again=state is not None)
         if state is None:
             raise DeviceUnreachable(
                 f"{self.name}: adb knows no device {self.serial}. Plug it in and switch on USB "
@@ -98,8 +98,8 @@ def _state(serial: str) -> str | None:
     return dict(list_attached()).get(serial)
 
 
-def _ask_server_to_connect(address: str, *, again: bool) -> str | None:
-    with _adb_errors(address):
+def _ask_server_to_connect(name: str, address: str, *, again: bool) -> str | None:
+    with _adb_errors(name):
         if again:
             _client().disconnect(address)
         _client().connect(address)
@@ -139,6 +139,9 @@ class _AdbLink:
 
     def close(self) -> None:
         """Nothing to do: each service closes its connection."""
+
+    def alive(self) -> bool:
+        return True
 
     @contextlib.contextmanager
     def _service(self, service: str) -> Generator[socket.socket]:

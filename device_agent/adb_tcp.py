@@ -105,6 +105,18 @@ class _Socket:
         """Wait a little for more to read, and say whether it has come."""
         return readable(self._open(), self.deadline)
 
+    def is_open(self) -> bool:
+        connection = self._socket
+        if connection is None:
+            return False
+        connection.settimeout(0)
+        try:
+            return bool(connection.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
     def _open(self) -> socket.socket:
         if self._socket is None:
             raise ConnectionResetError("the connection was closed")
@@ -153,6 +165,9 @@ class _AdbTcpLink:
 
     def close(self) -> None:
         self._client.close()
+
+    def alive(self) -> bool:
+        return self._socket.is_open()
 
     def stream(self, line: str, deadline: Deadline) -> Generator[tuple[int, bytes]]:
         # what is opened is acknowledged at once, whatever it then does

@@ -69,6 +69,10 @@ class Link(Protocol):
     splits: bool
     """Whether stderr comes apart from stdout."""
 
+    def alive(self) -> bool:
+        """Whether it is of use still, as far as can be said without asking the device."""
+        ...
+
     def stream(self, line: str, deadline: Deadline) -> Generator[tuple[int, bytes]]:
         """Start a command line in the device's shell, and hand over what it prints as it comes.
 

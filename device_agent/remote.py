@@ -188,6 +188,8 @@ class RemoteDevice(ABC):
     @contextlib.contextmanager
     def _using_link(self) -> Iterator[Link]:
         """The connection; after any error it is closed, with all that still ran over it."""
+        if self._link is not None and not self._link.alive():
+            self.close()
         if self._link is None:
             self._link = self._connect()
         try:
@@ -310,6 +312,8 @@ class RemoteDevice(ABC):
                 f"{argv[0]} could not be started on {self.name}: there is no such program."
             )
         assert reply.exit_code is not None
+        if reply.exit_code < 0:
+            self._ask_whether_alive()  # a device that is going down ends what runs on it first
         return Finished(
             argv=tuple(argv),
             exit_code=reply.exit_code,

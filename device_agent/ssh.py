@@ -67,6 +67,10 @@ class _SshLink:
     def close(self) -> None:
         self._client.close()
 
+    def alive(self) -> bool:
+        transport = self._client.get_transport()
+        return transport is not None and transport.is_active()
+
     def stream(self, line: str, deadline: Deadline) -> Generator[tuple[int, bytes]]:
         with self._errors():
             channel = self._open_session()

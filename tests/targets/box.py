@@ -163,6 +163,7 @@ class Box:
 
     def reboot(self) -> None:
         """End every process at once; what is on the disk stays. The daemon has to be started."""
+        self.freeze()  # or it would still tell how its children ended
         for pid in [*self.processes(), *self._daemons()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
