@@ -131,7 +131,7 @@ def scripted() -> Callable[[str], ScriptedRunner]:
 
 @pytest.fixture(scope="session")
 def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbServer]:
-    need("adb")
+    need("adb", boxed=False)
     server = AdbServer.choose(tmp_path_factory.mktemp("adb") / "home")
     server.adb("start-server")
     yield server

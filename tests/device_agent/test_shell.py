@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from targets.box import wait_until
+from targets.daemons import need
 
 from nasdeploy.device_agent.process import Output
 from nasdeploy.device_agent.shell import (
@@ -57,9 +58,8 @@ class Shell:
 @pytest.fixture(params=SHELLS)
 def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shell]:
     """A PATH on which ``sh`` is this one."""
-    program = shutil.which(request.param)
-    if not program:
-        pytest.skip(f"this needs {request.param}")
+    need(request.param, boxed=False)
+    program = str(shutil.which(request.param))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/sh").symlink_to(program)
     yield Shell(request.param, tmp_path)
