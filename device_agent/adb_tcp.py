@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdeploy.device_agent.adb import ADVICE, FOLDERS
-from nasdeploy.device_agent.link import CONNECT_S, Deadline, Link, keep_alive, readable
+from nasdeploy.device_agent.link import CONNECT_S, Deadline, Link, keep_alive, readable, still_open
 from nasdeploy.device_agent.remote import RemoteDevice
 from nasdeploy.errors import CommandFailed, DeviceError, DeviceUnreachable
 
@@ -106,16 +106,7 @@ class _Socket:
         return readable(self._open(), self.deadline)
 
     def is_open(self) -> bool:
-        connection = self._socket
-        if connection is None:
-            return False
-        connection.settimeout(0)
-        try:
-            return bool(connection.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        return self._socket is not None and still_open(self._socket)
 
     def _open(self) -> socket.socket:
         if self._socket is None:

@@ -48,6 +48,16 @@ def keep_alive(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 45_000)
 
 
+def still_open(connection: socket.socket) -> bool:
+    """Whether the other end has not hung up; nothing is read and nothing waited for."""
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection, selectors.EVENT_READ)
+            return not selector.select(0) or bool(connection.recv(1, socket.MSG_PEEK))
+    except (OSError, ValueError):
+        return False
+
+
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 

@@ -16,7 +16,15 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasdeploy.device_agent.link import CHUNK_BYTES, CONNECT_S, Deadline, Link, keep_alive, readable
+from nasdeploy.device_agent.link import (
+    CHUNK_BYTES,
+    CONNECT_S,
+    Deadline,
+    Link,
+    keep_alive,
+    readable,
+    still_open,
+)
 from nasdeploy.device_agent.remote import RemoteDevice
 from nasdeploy.errors import CommandFailed, DeviceError, DeviceUnreachable, UsageError
 
@@ -69,7 +77,9 @@ class _SshLink:
 
     def alive(self) -> bool:
         transport = self._client.get_transport()
-        return transport is not None and transport.is_active()
+        if transport is None or not transport.is_active():
+            return False
+        return not isinstance(transport.sock, socket.socket) or still_open(transport.sock)
 
     def stream(self, line: str, deadline: Deadline) -> Generator[tuple[int, bytes]]:
         with self._errors():
