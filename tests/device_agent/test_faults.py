@@ -7,19 +7,19 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 from targets.box import Box, wait_until
+from targets.pushed_runner import PushedRunner
 
 from nasdeploy.device_agent import link, remote
 from nasdeploy.device_agent.adb import AdbDevice
 from nasdeploy.device_agent.adb_tcp import AdbTcpDevice
-from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.job import Graph
 from nasdeploy.device_agent.local import LocalDevice
 from nasdeploy.device_agent.measure import MeasureConfig, measure
@@ -30,30 +30,8 @@ from nasdeploy.device_agent.ssh import SshDevice
 from nasdeploy.durable import Journal, read_jsonl
 from nasdeploy.errors import CommandFailed, DeviceError, DeviceUnreachable, OutOfResources
 
-SCRIPTED = Path(__file__).with_name("scripted_runner.py")
 TO_A_BOARD = ("adb", "adb+tcp to a board", "ssh")
 GraphOf = Callable[[str], Graph]
-
-
-@dataclass(frozen=True)
-class PushedRunner:
-    """`scripted_runner.py`, pushed and run on the device, at a pace at which rounds can be hit."""
-
-    runtime: str = "onnxruntime"
-    suffix: str = ".onnx"
-
-    def kind(self, device: Device) -> str:
-        return "native"
-
-    def prepare(self, device: Device) -> None:
-        device.push(SCRIPTED, f"{device.workdir}/{SCRIPTED.name}")
-
-    def check(self, device: Device) -> str:
-        return "1"
-
-    def argv(self, device: Device, job: str) -> Sequence[str]:
-        program = PurePosixPath(job).with_name(SCRIPTED.name)
-        return ("python3", str(program), "__import__('time').sleep(0.002) or 100_000", job)
 
 
 @pytest.fixture(params=TO_A_BOARD)
