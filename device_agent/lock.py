@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -93,5 +94,6 @@ def _holder(path: Path) -> str:
 
 def _lock_path(device: Device) -> Path:
     """On this side: processes that want one device are started by one user on one host."""
-    place = hashlib.sha256(device.workdir.encode()).hexdigest()[:8]
-    return cache_dir() / "locks" / f"{device.name}-{place}.lock"
+    readable = re.sub(r"[^\w.-]+", "-", device.place)[:60]
+    digest = hashlib.sha256(device.place.encode()).hexdigest()[:8]
+    return cache_dir() / "locks" / f"{readable}-{digest}.lock"

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nasdeploy.device_agent.condition import read_condition
 from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.job import Graph, Job, put_graphs, run_job
 from nasdeploy.device_agent.listener import Listener
 from nasdeploy.device_agent.lock import device_lock
+from nasdeploy.device_agent.retry import Patience, persist
 from nasdeploy.device_agent.rounds import round_order
 from nasdeploy.device_agent.runners.runner import Runner
 from nasdeploy.device_agent.session import Identity, Round, Session, SessionLog, finished_session
 from nasdeploy.durable import Journal
-from nasdeploy.errors import DeviceError, UsageError
+from nasdeploy.errors import DeviceError, DeviceUnreachable, UsageError
 
 OnProgress = Callable[[int, int, float | None, str], None]
 
@@ -47,6 +48,7 @@ class MeasureConfig:
         min_start_s: What such a start is filled up to.
         start_timeout_s: For one start; a device that hangs is found out by it.
         lock_timeout_s: How long to wait for another process that measures on the device.
+        patience: How long to wait for a device that went away.
     """
 
     threads: int = 1
@@ -63,6 +65,7 @@ class MeasureConfig:
     min_start_s: float = 5.0
     start_timeout_s: float = 900.0
     lock_timeout_s: float = 3600.0
+    patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
         positive = (
@@ -110,6 +113,7 @@ def measure(
         UsageError: The journal holds another session by this name, or nothing is asked for.
         DeviceError: Too many rounds were rejected, or another process holds the device; the
             accepted rounds are kept.
+        DeviceUnreachable: The device went away and did not come back; what was complete is kept.
         CommandFailed: The runner broke down, or the sentinel or the empty graph does not run. Of
             other graphs that don't, `Session.failures` knows.
     """
@@ -124,10 +128,7 @@ def measure(
             timeout_s=config.lock_timeout_s,
             on_wait=lambda text: report(0, measuring.total(), None, text),
         ):
-            log.begin(identity, read_condition(device))
-            runner.prepare(device)
-            measuring.to_the_end()
-            log.end(read_condition(device))
+            measuring.whatever_happens(identity)
     return finished_session(log, identity, config.sentinel_tolerance)
 
 
@@ -207,7 +208,33 @@ class _Measuring:
     def _round_s(self, rounds: Sequence[Round]) -> float:
         return max(sum(r.duration_s for r in rounds) / len(rounds), 1e-6)
 
-    def to_the_end(self) -> None:
+    def whatever_happens(self, identity: Identity) -> None:
+        """To the end, waiting for a device that goes away and going on behind the last round."""
+        log, device = self._log, self._device
+
+        def go_on() -> None:
+            log.begin(identity, read_condition(device))
+            self._runner.prepare(device)
+            self._to_the_end()
+            log.end(read_condition(device))
+
+        def waiting(text: str) -> None:
+            self._report(len(self._accepted()), self.total(), None, text)
+
+        try:
+            persist(
+                go_on,
+                patience=self._config.patience,
+                progress=lambda: len(log.rounds),
+                on_wait=waiting,
+            )
+        except DeviceUnreachable as error:
+            raise DeviceUnreachable(
+                f"{error} The {len(self._accepted())} accepted rounds are kept in {log.path}: when "
+                f"{device.name} answers again, run the same command with --resume."
+            ) from error
+
+    def _to_the_end(self) -> None:
         models = put_graphs(self._device, self._everything)
         before = len(self._log.rounds)
         while (needed := self.rounds_needed()) > 0:

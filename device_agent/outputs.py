@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.job import Graph, Job, put_graphs, run_job
 from nasdeploy.device_agent.lock import device_lock
+from nasdeploy.device_agent.retry import Patience, persist
 from nasdeploy.device_agent.runners.events import Event, ModelFailed, Outputs
 from nasdeploy.device_agent.runners.runner import Runner
 from nasdeploy.errors import CommandFailed, UsageError
@@ -37,43 +38,58 @@ def run_outputs(
         inputs: One array for each input of the file, (images, ...) in the file's own layout;
             they go in as float32, quantised by the file's own scale where it wants that.
     Returns: One float32 array for each output, (images, ...).
-    Raises: `CommandFailed` when the file does not run, or not all images came back.
+    Raises: `CommandFailed` when the file does not run, or not all images came back;
+        `DeviceUnreachable` when the device went away and did not come back.
     """
     counts = {len(array) for array in inputs}
     if len(counts) != 1 or counts == {0}:
         raise UsageError(f"Each input needs as many images as the others, got {sorted(counts)}.")
     graph = Graph(path.name, path)
+    with tempfile.TemporaryDirectory() as name, device_lock(device):
+        outputs = persist(
+            lambda: _run_once(device, runner, graph, inputs, Path(name), threads, timeout_s),
+            patience=Patience(),
+        )
+    if not outputs or any(len(array) != len(inputs[0]) for array in outputs):
+        raise CommandFailed(f"{device.name} gave outputs for other images than went into {path}.")
+    return outputs
+
+
+def _run_once(
+    device: Device,
+    runner: Runner,
+    graph: Graph,
+    inputs: Sequence[Array],
+    folder: Path,
+    threads: int,
+    timeout_s: float,
+) -> list[Array]:
     count = 0
 
     def take(event: Event) -> None:
         nonlocal count
         if isinstance(event, ModelFailed):
             raise CommandFailed(
-                f"{path} does not run with {runner.runtime} on {device.name}: {event.message}"
+                f"{graph.path} does not run with {runner.runtime} on {device.name}: {event.message}"
             )
         if isinstance(event, Outputs):
             count = len(event.paths)
 
-    with tempfile.TemporaryDirectory() as name, device_lock(device):
-        folder = Path(name)
-        runner.prepare(device)
-        order = {
-            "id": graph.id,
-            "inputs": _push_inputs(device, inputs, folder),
-            "outputs": f"{device.workdir}/output",
-        }
-        run_job(
-            device,
-            runner,
-            put_graphs(device, [graph]),
-            Job(threads=threads, outputs=[order]),
-            timeout_s=timeout_s,
-            on_event=take,
-        )
-        outputs = [_pull_output(device, i, folder) for i in range(min(count, _MOST_OUTPUTS))]
-    if not outputs or any(len(array) != len(inputs[0]) for array in outputs):
-        raise CommandFailed(f"{device.name} gave outputs for other images than went into {path}.")
-    return outputs
+    runner.prepare(device)
+    order = {
+        "id": graph.id,
+        "inputs": _push_inputs(device, inputs, folder),
+        "outputs": f"{device.workdir}/output",
+    }
+    run_job(
+        device,
+        runner,
+        put_graphs(device, [graph]),
+        Job(threads=threads, outputs=[order]),
+        timeout_s=timeout_s,
+        on_event=take,
+    )
+    return [_pull_output(device, i, folder) for i in range(min(count, _MOST_OUTPUTS))]
 
 
 def _push_inputs(device: Device, inputs: Sequence[Array], folder: Path) -> list[str]:

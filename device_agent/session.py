@@ -83,6 +83,7 @@ class SessionLog:
 
     def __init__(self, journal: Journal, name: str, identity: Identity) -> None:
         self.name = name
+        self.path = journal.path
         self.rounds: list[Round] = []
         self.failures: dict[str, str] = {}
         self.version: str | None = None

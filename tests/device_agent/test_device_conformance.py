@@ -1,26 +1,28 @@
-"""What every device promises. A new one joins by a line in `OPENERS`."""
+"""What every device promises. A new one joins by a word in `DEVICE_KINDS`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nasdeploy.device_agent.device import Device
-from nasdeploy.device_agent.devices import DEVICES, list_devices, open_device
+from nasdeploy.device_agent.devices import ADDRESSES, DEVICES, list_devices, open_device
 from nasdeploy.device_agent.local import LocalDevice
 from nasdeploy.errors import CommandFailed, DeviceError, UnknownName, UsageError
 
-OPENERS: dict[str, Callable[[Path], Device]] = {
-    "local": lambda folder: LocalDevice(folder / "device"),
-}
+DEVICE_KINDS = ("local", "adb", "adb on a phone", "adb+tcp", "ssh")
 
 
-@pytest.fixture(params=sorted(OPENERS))
-def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
-    return OPENERS[request.param](tmp_path)
+@pytest.fixture(params=DEVICE_KINDS)
+def device(request: pytest.FixtureRequest, tmp_path: Path, connect: Callable[[str], Any]) -> Device:
+    if request.param == "local":
+        return LocalDevice(tmp_path / "device")
+    opened: Device = connect(request.param).device
+    return opened
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_every_registered_device_is_held_to_these_promises() -> None:
-    assert set(OPENERS) == set(DEVICES)
+    assert {kind.split()[0] for kind in DEVICE_KINDS} == {*DEVICES, *ADDRESSES}
 
 
 def test_what_was_pushed_comes_back_as_it_was(device: Device, file: Path, tmp_path: Path) -> None:
