@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-from nasdeploy.device_agent.devices import open_device
 from nasdeploy.device_agent.job import Graph
 from nasdeploy.device_agent.measure import MeasureConfig
 from nasdeploy.device_agent.statistics import Statistic, check_statistic
@@ -16,6 +15,7 @@ from nasdeploy.errors import UsageError
 from nasdeploy.export.exporters import SUFFIX
 from nasdeploy.pipeline.config import make_config
 from nasdeploy.pipeline.console import Console
+from nasdeploy.pipeline.opening import OpenedDevice
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import measuring_update, probe_graphs
 
@@ -26,11 +26,10 @@ def bench(
     path: Path,
     console: Console,
     *,
-    device: str,
+    opened: OpenedDevice,
     threads: int,
     samples: int,
     statistic: str,
-    runner: str,
 ) -> dict[str, Any]:
     """The latency of a file in milliseconds, over three process starts, as plain data."""
     check_statistic(statistic)
@@ -41,16 +40,10 @@ def bench(
         raise UsageError(f"There is no file {path}.")
     runtime = runtimes[path.suffix]
     config = make_config(
-        {
-            "runtime": runtime,
-            "precision": "fp32",
-            "threads": threads,
-            "runner": runner,
-            "data": "none",
-        },
+        {"runtime": runtime, "precision": "fp32", "threads": threads, "data": "none"},
         source="options",
     )
-    context = Context(config, open_device(device), console)
+    context = Context(config, opened, console)
     sentinel, empty = probe_graphs(context)
     with TemporaryDirectory() as folder, console.progress("Measuring") as update:
         measured = measure_network(
@@ -59,7 +52,7 @@ def bench(
             Graph(path.name, path),
             sentinel=sentinel,
             empty=empty,
-            config=MeasureConfig(threads=threads, min_samples=samples),
+            config=MeasureConfig(threads=threads, min_samples=samples, setup=context.setup),
             journal=Journal(Path(folder) / "rounds.jsonl"),
             seed=0,
             starts=STARTS,
@@ -69,6 +62,7 @@ def bench(
     return {
         "runtime": f"{runtime} {measured.session.version}",
         "device": context.info.fingerprint,
+        "origin": context.origin,
         "threads": threads,
         f"{statistic}_ms": found.value(cast(Statistic, statistic)),
         f"{statistic}_ci95_ms": list(found.ci95_ms) if found.ci95_ms else None,
