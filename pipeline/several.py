@@ -113,16 +113,17 @@ class _Together:
             for number, context in enumerate(self._contexts)
         ]
         with self._console.together(self._stop):
-            for thread in threads:
-                thread.start()
             try:
+                for thread in threads:
+                    thread.start()
                 for thread in threads:
                     thread.join()
             except KeyboardInterrupt:
                 self._console.log("Stopping; what was measured is kept.")
                 self._stop.set()
                 for thread in threads:
-                    thread.join()
+                    if thread.is_alive():
+                        thread.join()
                 raise
         if self._bugs:
             raise self._bugs[0]
