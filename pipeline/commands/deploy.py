@@ -188,13 +188,17 @@ def bench(
     threads: Annotated[int, typer.Option("--threads", help="Worker threads.")] = 1,
     samples: Annotated[int, typer.Option("--samples", help="At least.")] = 50,
     statistic: StatisticOption = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Of an inference too, where the device tells it.")
+    ] = False,
     format: FormatOption = Format.table,
 ) -> None:
     """Measure any model file on a device.
 
     \b
-    Example:
+    Examples:
         nasdeploy bench model.tflite --device local --threads 2
+        nasdeploy bench model.tflite --device pixel --cpus big --energy
     """
     console = Console(format)
     console.loading()
@@ -202,12 +206,13 @@ def bench(
     from nasdeploy.pipeline.opening import open_named
     from nasdeploy.pipeline.stages.bench import bench as measure_file
 
+    name = device or "local"
     opened = open_named(
-        device or "local", cpus=setup.cpus, max_temp_c=setup.max_temp, runner=setup.runner
-    )
+        name, cpus=setup.cpus, max_temp_c=setup.max_temp, runner=setup.runner
+    )  # fmt: skip
     data = measure_file(
         file, console, opened=opened, threads=threads, samples=samples,
-        statistic=statistic or "median",
+        statistic=statistic or "median", meter=open_named(name).device if energy else None,
     )  # fmt: skip
     console.result(data, lambda: mapping_table(str(file), data))
     runtime = data["runtime"].split()[0]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+from nasdeploy.device_agent.device import Device
+from nasdeploy.device_agent.energy import Energy, measure_energy
 from nasdeploy.device_agent.job import Graph
 from nasdeploy.device_agent.measure import MeasureConfig
+from nasdeploy.device_agent.readiness import made_ready
 from nasdeploy.device_agent.statistics import Statistic, check_statistic
 from nasdeploy.device_agent.verify import measure_network
 from nasdeploy.durable import Journal
@@ -30,8 +34,13 @@ def bench(
     threads: int,
     samples: int,
     statistic: str,
+    meter: Device | None = None,
 ) -> dict[str, Any]:
-    """The latency of a file in milliseconds, over three process starts, as plain data."""
+    """The latency of a file in milliseconds, over three process starts, as plain data.
+
+    Args:
+        meter: The same device once more, to read its power while the file runs.
+    """
     check_statistic(statistic)
     runtimes = {suffix: runtime for runtime, suffix in SUFFIX.items()}
     if path.suffix not in runtimes:
@@ -60,6 +69,7 @@ def bench(
         )
     found = measured.statistics(cast(Statistic, statistic))
     return {
+        **_energy(context, meter, Graph(path.name, path), found.median_ms),
         "runtime": f"{runtime} {measured.session.version}",
         "device": context.info.fingerprint,
         "origin": context.origin,
@@ -75,3 +85,29 @@ def bench(
         "rejected_rounds": measured.session.rejected,
         "peak_rss_bytes": measured.session.peak_rss_bytes,
     }
+
+
+def _energy(
+    context: Context, meter: Device | None, graph: Graph, inference_ms: float
+) -> dict[str, Any]:
+    """Nothing where it was not asked for; unknown, with the reason, where it is not told."""
+    if meter is None:
+        return {}
+    energy = Energy(unknown_because="a simulated device uses none")
+    if context.origin != "simulated":
+        energy = _measured_energy(context, meter, graph, inference_ms)
+    if energy.unknown_because:
+        context.console.warn(f"The energy is unknown: {energy.unknown_because}.")
+    return {f"energy_{name}": value for name, value in asdict(energy).items()}
+
+
+def _measured_energy(context: Context, meter: Device, graph: Graph, inference_ms: float) -> Energy:
+    with made_ready(context.device, context.setup, context.console.log) as ready:
+        return measure_energy(
+            context.device,
+            meter,
+            ready.runner(context.runner),
+            graph,
+            threads=context.config.threads,
+            inference_ms=inference_ms,
+        )
