@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -69,7 +68,6 @@ def bench(
         )
     found = measured.statistics(cast(Statistic, statistic))
     return {
-        **_energy(context, meter, Graph(path.name, path), found.median_ms),
         "runtime": f"{runtime} {measured.session.version}",
         "device": context.info.fingerprint,
         "origin": context.origin,
@@ -84,6 +82,7 @@ def bench(
         "starts": measured.session.starts,
         "rejected_rounds": measured.session.rejected,
         "peak_rss_bytes": measured.session.peak_rss_bytes,
+        **_energy(context, meter, Graph(path.name, path), found.median_ms),
     }
 
 
@@ -98,7 +97,11 @@ def _energy(
         energy = _measured_energy(context, meter, graph, inference_ms)
     if energy.unknown_because:
         context.console.warn(f"The energy is unknown: {energy.unknown_because}.")
-    return {f"energy_{name}": value for name, value in asdict(energy).items()}
+    return {
+        "energy_per_inference_mj": energy.per_inference_mj,
+        "power_busy_mw": energy.busy_mw,
+        "power_idle_mw": energy.idle_mw,
+    }
 
 
 def _measured_energy(context: Context, meter: Device, graph: Graph, inference_ms: float) -> Energy:
