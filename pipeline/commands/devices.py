@@ -49,7 +49,7 @@ class AddressOptions:
 
 
 def register(root: typer.Typer) -> None:
-    root.add_typer(app, name="devices", help="What can be measured on: list, add, remove, clean.")
+    root.add_typer(app, name="devices")
     app.callback(invoke_without_command=True)(devices)
     app.command()(grouped(add))
     app.command()(remove)
