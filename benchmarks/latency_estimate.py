@@ -5,8 +5,8 @@
 Operators, anchors and test networks of `mobile` at 96 px are measured on this machine in the same
 interleaved rounds, one thread. The estimator is fitted on the anchors alone and judged on two
 samples: random networks, and fast ones, spread evenly over the lowest quarter of the reachable
-range, where searches finish. A line for each sample; beside the errors, how far the plain sum of operators is
-off (median, signed), with the operators' warm and with their cold runs.
+range, where searches finish. A line for each sample; beside the errors, how far the plain sum of
+operators is off (median, signed), with the operators' warm and with their cold runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import get_args
 import numpy as np
 from scipy.stats import spearmanr
 
-from nasdeploy.device_agent.devices import open_device
 from nasdeploy.device_agent.measure import MeasureConfig, measure
 from nasdeploy.device_agent.session import Session
 from nasdeploy.device_agent.statistics import STATISTICS, Statistic, Warmth
@@ -33,6 +32,7 @@ from nasdeploy.latency_tables.estimate import Estimator, Measured
 from nasdeploy.pipeline.anchors import spread_archs
 from nasdeploy.pipeline.config import make_config
 from nasdeploy.pipeline.console import Console
+from nasdeploy.pipeline.opening import open_named
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import (
     EMPTY,
@@ -94,7 +94,7 @@ class Benchmark:
             {"runtime": args.runtime, "precision": args.precision, "data": "none"},
             source="options",
         )
-        self.context = Context(config, open_device("local"), Console(quiet=args.quiet))
+        self.context = Context(config, open_named("local"), Console(quiet=args.quiet))
         self.args = args
         self.folder = folder
         self.space = make_space("mobile", input_shape=(3, args.size, args.size), classes=10)

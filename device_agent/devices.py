@@ -1,82 +1,56 @@
-"""Which devices there are: this machine by its name, others by their address."""
+"""Opening a device by its address. What a library costs to import is paid by who needs it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
+from nasdeploy.device_agent.address import Address, Scheme, parse_address
 from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.local import LocalDevice
-from nasdeploy.errors import UnknownName, UsageError
-
-DEVICES: dict[str, Callable[[], Device]] = {
-    "local": LocalDevice,
-}
-
-_HOST = r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+)"
-_PORT = r"(?P<port>\d{1,5})"
+from nasdeploy.errors import UsageError
 
 
-def _adb(address: str, name: str) -> Device:
+def _local(address: Address, name: str) -> Device:
+    return LocalDevice()
+
+
+def _adb(address: Address, name: str) -> Device:
     from nasdeploy.device_agent.adb import AdbDevice
 
-    parts = _parts(r"(?P<serial>[^\s\0]+)", address, name, "adb:SERIAL, as adb devices lists it")
-    return AdbDevice(parts["serial"], name=name)
+    return AdbDevice(str(address.serial), name=name)
 
 
-def _adb_tcp(address: str, name: str) -> Device:
+def _adb_tcp(address: Address, name: str) -> Device:
     from nasdeploy.device_agent.adb_tcp import AdbTcpDevice
 
-    parts = _parts(f"{_HOST}:{_PORT}", address, name, "adb+tcp:HOST:PORT")
-    return AdbTcpDevice(parts["host"].strip("[]"), int(parts["port"]), name=name)
+    return AdbTcpDevice(str(address.host), int(address.port or 0), name=name)
 
 
-def _ssh(address: str, name: str) -> Device:
+def _ssh(address: Address, name: str) -> Device:
     from nasdeploy.device_agent.ssh import SshDevice
 
-    pattern = rf"(?P<user>[\w.-]+)@{_HOST}(:{_PORT})?"
-    parts = _parts(pattern, address, name, "ssh:USER@HOST or ssh:USER@HOST:PORT")
-    port = int(parts["port"] or 22)
-    return SshDevice(parts["user"], parts["host"].strip("[]"), port, name=name)
+    return SshDevice(str(address.user), str(address.host), int(address.port or 0), name=name)
 
 
-ADDRESSES: dict[str, Callable[[str, str], Device]] = {
+def _sim(address: Address, name: str) -> Device:
+    raise UsageError(f"{address} is not opened by its address alone: it is told what it takes.")
+
+
+OPENERS: dict[Scheme, Callable[[Address, str], Device]] = {
+    "local": _local,
     "adb": _adb,
     "adb+tcp": _adb_tcp,
     "ssh": _ssh,
+    "sim": _sim,
 }
-"""What opens an address, by what stands before its first colon; told the rest and the name."""
+"""By the scheme of an address; given the name that the user calls the device by, too."""
 
 
-def open_device(name: str) -> Device:
-    """The device of that name or address. Nothing is asked of it yet.
-
-    Raises: `UnknownName` that says which there are, `UsageError` for an address that is none.
-    """
-    kind, colon, _ = name.partition(":")
-    if colon and kind in ADDRESSES:
-        return open_address(name, name=name)
-    if name not in DEVICES:
-        raise UnknownName("device", name, [*DEVICES, *(f"{kind}:..." for kind in ADDRESSES)])
-    return DEVICES[name]()
+def open_address(address: Address, *, name: str) -> Device:
+    """The device at an address. Nothing is asked of it yet."""
+    return OPENERS[address.scheme](address, name)
 
 
-def open_address(address: str, *, name: str) -> Device:
-    """The device at an address such as ``ssh:pi@10.0.0.7``, called `name`."""
-    kind, _, rest = address.partition(":")
-    if kind not in ADDRESSES:
-        raise UnknownName("kind of address", kind, ADDRESSES)
-    return ADDRESSES[kind](rest, name)
-
-
-def list_devices() -> list[Device]:
-    """Every device that can be reached from here."""
-    return [open_device(name) for name in DEVICES]
-
-
-def _parts(pattern: str, address: str, name: str, shape: str) -> dict[str, str]:
-    match = re.fullmatch(pattern, address)
-    parts = match.groupdict(default="") if match else {}
-    if not match or int(parts.get("port") or 1) not in range(1, 65536):
-        raise UsageError(f"{name!r}: {address!r} is not an address of the shape {shape}.")
-    return parts
+def open_device(text: str) -> Device:
+    """The device at an address that a user writes; `UsageError` if it is none."""
+    return open_address(parse_address(text), name=text)

@@ -14,6 +14,7 @@ from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.job import Graph, Job, put_graphs, run_job
 from nasdeploy.device_agent.listener import Listener
 from nasdeploy.device_agent.lock import device_lock
+from nasdeploy.device_agent.readiness import Ready, Setup, made_ready
 from nasdeploy.device_agent.retry import Patience, persist
 from nasdeploy.device_agent.rounds import round_order
 from nasdeploy.device_agent.runners.runner import Runner
@@ -49,6 +50,7 @@ class MeasureConfig:
         start_timeout_s: For one start; a device that hangs is found out by it.
         lock_timeout_s: How long to wait for another process that measures on the device.
         patience: How long to wait for a device that went away.
+        setup: How the device is to be: which processors, how warm.
     """
 
     threads: int = 1
@@ -66,6 +68,7 @@ class MeasureConfig:
     start_timeout_s: float = 900.0
     lock_timeout_s: float = 3600.0
     patience: Patience = field(default_factory=Patience)
+    setup: Setup = field(default_factory=Setup)
 
     def __post_init__(self) -> None:
         positive = (
@@ -123,11 +126,7 @@ def measure(
     report = on_progress or (lambda done, total, eta_s, text: None)
     measuring = _Measuring(device, runner, everything, identity, config, log, report)
     if measuring.rounds_needed() > 0:
-        with device_lock(
-            device,
-            timeout_s=config.lock_timeout_s,
-            on_wait=lambda text: report(0, measuring.total(), None, text),
-        ):
+        with device_lock(device, timeout_s=config.lock_timeout_s, on_wait=measuring.say):
             measuring.whatever_happens(identity)
     return finished_session(log, identity, config.sentinel_tolerance)
 
@@ -160,6 +159,7 @@ def _identity(
         chain=config.chain,
         sentinel_visits=config.sentinel_visits,
         seed=seed,
+        cpus=config.setup.cpus,
         sentinel=everything[0].id,
         empty=everything[1].id,
         alone=sorted(alone),
@@ -205,6 +205,11 @@ class _Measuring:
     def total(self) -> int:
         return len(self._accepted()) + self.rounds_needed()
 
+    def say(self, text: str) -> None:
+        """Progress that is none: what is waited for."""
+        accepted = len(self._accepted())
+        self._report(accepted, accepted + self.rounds_needed(), None, text)
+
     def _round_s(self, rounds: Sequence[Round]) -> float:
         return max(sum(r.duration_s for r in rounds) / len(rounds), 1e-6)
 
@@ -213,20 +218,18 @@ class _Measuring:
         log, device = self._log, self._device
 
         def go_on() -> None:
-            log.begin(identity, read_condition(device))
-            self._runner.prepare(device)
-            self._to_the_end()
-            log.end(read_condition(device))
-
-        def waiting(text: str) -> None:
-            self._report(len(self._accepted()), self.total(), None, text)
+            with made_ready(device, self._config.setup, self.say) as ready:
+                log.begin(identity, read_condition(device))
+                self._runner.prepare(device)
+                self._to_the_end(ready)
+                log.end(read_condition(device))
 
         try:
             persist(
                 go_on,
                 patience=self._config.patience,
                 progress=lambda: len(log.rounds),
-                on_wait=waiting,
+                on_wait=self.say,
             )
         except DeviceUnreachable as error:
             raise DeviceUnreachable(
@@ -234,11 +237,12 @@ class _Measuring:
                 f"{device.name} answers again, run the same command with --resume."
             ) from error
 
-    def _to_the_end(self) -> None:
+    def _to_the_end(self, ready: Ready) -> None:
         models = put_graphs(self._device, self._everything)
         before = len(self._log.rounds)
         while (needed := self.rounds_needed()) > 0:
-            self._start(models, self._rounds_of_next_start(needed))
+            ready.cool()
+            self._start(ready, models, self._rounds_of_next_start(needed))
             self._check_stability(before)
 
     def _rounds_of_next_start(self, needed: int) -> int:
@@ -254,7 +258,7 @@ class _Measuring:
         missing_starts = config.min_starts - len({r.start for r in accepted})
         return math.ceil(needed / max(missing_starts, math.ceil(needed / most)))
 
-    def _start(self, models: Sequence[dict[str, str]], rounds: int) -> None:
+    def _start(self, ready: Ready, models: Sequence[dict[str, str]], rounds: int) -> None:
         log, config = self._log, self._config
         alive = [model for model in models if model["id"] not in log.failures]
         sentinel, empty, *others = (model["id"] for model in alive)
@@ -284,7 +288,7 @@ class _Measuring:
         )
         run_job(
             self._device,
-            self._runner,
+            ready.runner(self._runner),
             alive,
             job,
             timeout_s=config.start_timeout_s,

@@ -45,6 +45,7 @@ class Identity:
     empty: str
     alone: list[str]
     graphs: Mapping[str, str]
+    cpus: str | None = None
 
     def first_difference(self, other: Mapping[str, Any]) -> str | None:
         """In words, how what a journal holds differs from this."""

@@ -32,6 +32,7 @@ class NetworkLatency:
         median_ms: Always beside it.
         statistics: All of them, as a table's anchor has them.
         measured: When, ISO 8601 in UTC.
+        origin: ``"measured"``, or what else its times are: ``"emulated"``, ``"simulated"``.
     """
 
     name: str
@@ -52,6 +53,7 @@ class NetworkLatency:
     peak_rss_bytes: int | None
     statistics: Mapping[str, Any]
     measured: str
+    origin: str = "measured"
 
     def within(self, bound_ms: float) -> bool:
         """The whole interval lies within the bound."""
@@ -80,6 +82,7 @@ def network_config(context: Context) -> MeasureConfig:
         threads=context.config.threads,
         min_samples=verify.min_samples,
         min_duration_s=verify.min_duration_s,
+        setup=context.setup,
     )
 
 
@@ -183,6 +186,7 @@ class Measurements:
             peak_rss_bytes=measured.peak_rss_bytes,
             statistics=columns(statistics),
             measured=now(),
+            origin=context.origin,
         )
         self.journal.append(asdict(latency))
         return latency

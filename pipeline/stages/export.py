@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.device_agent.devices import open_device
+from nasdeploy.device_agent.device import Device
+from nasdeploy.device_agent.local import LocalDevice
 from nasdeploy.device_agent.outputs import run_outputs
-from nasdeploy.device_agent.runners.runner import open_runner
+from nasdeploy.device_agent.runners.runner import Runner, open_runner
 from nasdeploy.durable import sha256_file, write_json
 from nasdeploy.errors import ExportError, ParityError
 from nasdeploy.export.artifact import Artifact, Calibration
@@ -166,18 +167,25 @@ def _export_one(
     )
 
 
+def _where_it_runs(context: Context, artifact: Artifact) -> tuple[Device, Runner]:
+    """This machine where it can run the file, since it is quicker here; else the run's device."""
+    here = LocalDevice()
+    if artifact.target == here.info().target:
+        choice = "python" if context.config.runner == "python" else "native"
+        return here, open_runner(artifact.runtime, choice, say=context.console.log)
+    if artifact.target == context.info.target:
+        runtime = cast(Runtime, artifact.runtime)
+        return context.device, context.of_file(runtime, artifact.precision).runner
+    raise ExportError(
+        f"{artifact.path.name} is made for {artifact.target} and can be run neither here, on "
+        f"{here.info().target}, nor on {context.device.name}, on {context.info.target}, to hold "
+        "it against the model."
+    )
+
+
 def _parity(context: Context, artifact: Artifact, reference: Reference) -> Parity:
-    """Run the file here, or where it is made for another kind of processor on the run's device."""
-    device = open_device("local")
-    if artifact.target != device.info().target:
-        device = context.device
-        if artifact.target != device.info().target:
-            raise ExportError(
-                f"{artifact.path.name} is made for {artifact.target}, and neither this machine nor "
-                f"{device.name} is one, so that it cannot be held against the model."
-            )
-    choice = "python" if context.config.runner == "python" else "native"
-    runner = open_runner(artifact.runtime, choice, say=context.console.log)
+    """Run the file, and hold what comes out against what the model gives."""
+    device, runner = _where_it_runs(context, artifact)
     at_once = max(1, _PARITY_BYTES // reference.images[0].nbytes)
     logits = []
     for start in range(0, len(reference.images), at_once):

@@ -27,6 +27,7 @@ from nasdeploy.pipeline.estimating import (
 )
 from nasdeploy.pipeline.measuring import Measurements, NetworkLatency, network_config
 from nasdeploy.pipeline.run_folder import RunFolder
+from nasdeploy.pipeline.simulating import tell_networks
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
 from nasdeploy.search import checkpoint as checkpoints
@@ -289,7 +290,7 @@ def _winner(
 def _device_of(context: Context, problem: Problem) -> bool:
     """Whether the table is of the device at hand, so that candidates can be measured there."""
     table = problem.table.table
-    if table.origin != "measured":
+    if table.origin == "published":
         context.console.log(
             f"{problem.table.name} is {table.origin}: no device to measure candidates on. The "
             "winner stands on an estimate until it is verified on your device."
@@ -302,6 +303,7 @@ def _measured(
     context: Context, problem: Problem, arch: Arch, measurements: Measurements
 ) -> NetworkLatency:
     name = network_id(arch)
+    tell_networks(context, problem.space, {name: arch})
     files = export_files(
         context,
         network_jobs(problem.space, [arch]),
