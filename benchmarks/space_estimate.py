@@ -3,8 +3,8 @@
     python benchmarks/space_estimate.py --space darts --runtime litert --precision fp32 --json
 
 Operators, anchors and 12 random networks of a space, at a small shape, are measured on this machine
-in the same interleaved rounds, one thread. The estimator is fitted on the anchors alone; whether it
-takes cold or warm runs is decided on them too, as a profile does. One line for each statistic.
+in the same interleaved rounds, one thread, as a profile measures them. The estimator is fitted on
+the anchors alone. One line for each statistic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from nasdeploy.device_agent.devices import open_device
 from nasdeploy.device_agent.measure import MeasureConfig, measure
 from nasdeploy.device_agent.session import Session
-from nasdeploy.device_agent.statistics import STATISTICS, Statistic, Warmth
+from nasdeploy.device_agent.statistics import STATISTICS, Statistic
 from nasdeploy.durable import Journal
 from nasdeploy.latency_tables.cost import CompiledCost
 from nasdeploy.latency_tables.estimate import Estimator, Measured
@@ -42,7 +42,7 @@ from nasdeploy.pipeline.stages.files import (
     op_jobs,
     probe_jobs,
 )
-from nasdeploy.pipeline.stages.profile import WARMTHS
+from nasdeploy.pipeline.stages.profile import operators_of_a_network
 from nasdeploy.search.counters import counted_cost
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
@@ -100,10 +100,15 @@ def measured(
             list(graphs.values()),
             sentinel=sentinel,
             empty=empty,
-            config=MeasureConfig(min_samples=args.samples, min_duration_s=args.duration_s),
+            config=MeasureConfig(
+                chain=operators_of_a_network(space),
+                min_samples=args.samples,
+                min_duration_s=args.duration_s,
+            ),
             journal=Journal(folder / f"{space.name}-{args.runtime}-{args.precision}.jsonl"),
             seed=args.seed,
             name=space.name,
+            alone=[network_id(arch) for arch in archs],
             on_progress=measuring_update(update),
         )
     session.raise_failures()
@@ -118,34 +123,26 @@ def judged_row(
     judged: list[Arch],
     statistic: Statistic,
 ) -> dict[str, Any]:
-    def network_ms(arch: Arch, warmth: Warmth) -> float:
-        found = session.statistics(network_id(arch), statistic, warmth=warmth, subtract_empty=False)
+    def network_ms(arch: Arch) -> float:
+        found = session.statistics(network_id(arch), statistic, subtract_empty=False)
         return found.value(statistic)
 
-    def estimator(warmth: Warmth) -> Estimator:
-        values = {
-            key: session.statistics(key, statistic, warmth=warmth).value(statistic) for key in keys
-        }
-        sizes = [len(decision.choices) for decision in space.decisions]
-        fitted = tuple(Measured(arch, network_ms(arch, warmth)) for arch in anchors)
-        cost = CompiledCost.compile(space.cost_terms(), values, sizes)
-        return Estimator(cost, fitted, statistic)
-
-    estimators = {warmth: estimator(warmth) for warmth in WARMTHS}
-    runs = min(WARMTHS, key=lambda warmth: sum(estimators[warmth].loo_errors))
-    chosen = estimators[runs]
-    truth = np.array([network_ms(arch, runs) for arch in judged])
+    values = {key: session.statistics(key, statistic).value(statistic) for key in keys}
+    sizes = [len(decision.choices) for decision in space.decisions]
+    cost = CompiledCost.compile(space.cost_terms(), values, sizes)
+    fitted = tuple(Measured(arch, network_ms(arch)) for arch in anchors)
+    chosen = Estimator(cost, fitted, statistic)
+    truth = np.array([network_ms(arch) for arch in judged])
     estimated = chosen.population(judged)
     errors = 100 * np.abs(estimated / truth - 1)
-    plain = 100 * np.abs(chosen.cost(judged) / truth - 1)
+    plain = 100 * (chosen.cost(judged) / truth - 1)
     return {
         "statistic": statistic,
-        "runs": runs,
         "networks": len(judged),
         "median_error_pct": round(float(np.median(errors)), 3),
         "max_error_pct": round(float(errors.max()), 3),
         "spearman": round(float(spearmanr(estimated, truth).statistic), 4),
-        "plain_sum_median_error_pct": round(float(np.median(plain)), 3),
+        "plain_sum_off_pct": round(float(np.median(plain)), 3),
         "scale": round(chosen.scale, 4),
         "offset_ms": round(chosen.offset, 5),
         "latency_ms": [round(float(truth.min()), 3), round(float(truth.max()), 3)],
@@ -164,8 +161,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON line per statistic")
     parser.add_argument("--networks", type=int, default=12, help="that are not fitted")
     parser.add_argument("--anchors", type=int, default=10)
-    parser.add_argument("--samples", type=int, default=120)
-    parser.add_argument("--duration-s", type=float, default=20.0)
+    parser.add_argument("--samples", type=int, default=50)
+    parser.add_argument("--duration-s", type=float, default=30.0)
     parser.add_argument("--statistic", action="append", choices=STATISTICS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="keep the raw rounds here")
