@@ -8,6 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.key import OpKey
 from nasdeploy.search.cell_ops import Add
 from nasdeploy.search.ops import op_module
@@ -108,6 +109,18 @@ class Join(Choice):
         if only is None:
             return None
         return cast(Gather, self.candidates[only]).indices
+
+
+class OnePath(Choice):
+    """A decision whose candidates have different shapes, so that only one is taken at a time."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if self.only(self.decision) is None:
+            raise UsageError(
+                "The candidates of a decision about shapes cannot be mixed: the space needs a "
+                "strategy that takes one path at a time (--strategy evolution)."
+            )
+        return super().forward(*inputs)
 
 
 class Rest(Mixed):

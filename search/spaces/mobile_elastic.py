@@ -166,7 +166,7 @@ class ElasticMobileSpace(PlannedSpace):
         from torch import nn
 
         from nasdeploy.search.ops import op_module
-        from nasdeploy.search.supernet import Choice
+        from nasdeploy.search.wired import OnePath
 
         if not ahead:
             key = part.key(*(chosen[decision] for decision in part.decisions))
@@ -179,7 +179,7 @@ class ElasticMobileSpace(PlannedSpace):
             else:
                 now = {**chosen, decision: choice}
                 candidates.append(self._nested(part, others, now, mixing))
-        return Choice(decision, candidates, mixing)
+        return OnePath(decision, candidates, mixing)
 
     def _at_depth(
         self,

@@ -12,6 +12,7 @@ import torch
 from small_spaces import SMALL, small
 from torch import Tensor, nn
 
+from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.cost import CompiledCost
 from nasdeploy.search.counters import REDUCE, count, counted_cost
 from nasdeploy.search.ops import op_module
@@ -106,12 +107,22 @@ def test_an_extracted_network_computes_the_supernet_s_path(space: SearchSpace) -
         assert list(network.state_dict()) == list(space.build(arch, task=TASK).state_dict())
 
 
-def test_a_mixing_of_all_candidates_reaches_every_weight_of_the_supernet() -> None:
-    class Mean:
-        def __call__(self, decision: int, candidates: Any, *inputs: Tensor) -> Tensor:
-            outputs = [candidate(*inputs) for candidate in candidates]
-            return torch.stack(outputs).mean(0)
+class Mean:
+    """Mixes all candidates evenly."""
 
+    def __call__(self, decision: int, candidates: Any, *inputs: Tensor) -> Tensor:
+        return torch.stack([candidate(*inputs) for candidate in candidates]).mean(0)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_MIXED))
+def test_candidates_of_different_shapes_are_not_mixed(name: str) -> None:
+    space = small(name)
+    supernet = space.supernet(Mean(), task=TASK)
+    with pytest.raises(UsageError, match="--strategy evolution"):
+        supernet(torch.randn(2, *space.deployment.input_shape))
+
+
+def test_a_mixing_of_all_candidates_reaches_every_weight_of_the_supernet() -> None:
     for name in sorted(set(SMALL) - NOT_MIXED):
         space = small(name)
         supernet = space.supernet(Mean(), task=TASK)
