@@ -41,7 +41,7 @@ def exported(
 ) -> Parity:
     calibration = calibration_for_latency(shapes)
     batch = calibration.batches[0]
-    if len(batch) == 1:
+    if any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules()):
         recalibrate_batch_norm(model, [(batch[0], None)])
     model.eval()
     artifact = EXPORTERS[runtime](
@@ -70,19 +70,31 @@ def test_a_network_s_onnx_file_does_what_it_does(name: str, tmp_path: Path) -> N
     assert parity.sqnr_db is not None and parity.sqnr_db > 80
 
 
+# Every kind of operator in every format; all pairs would take five CPU minutes.
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", sorted(EXPORTERS))
-@pytest.mark.parametrize("name", ["darts", "enas-macro", "enas-micro", "mobile-elastic", "pnas"])
-def test_every_space_s_networks_can_be_written_in_every_format(
-    name: str, runtime: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [
+        ("enas-macro", "litert"),
+        ("enas-macro", "onnxruntime"),
+        ("enas-micro", "onnxruntime"),
+        ("mobile-elastic", "executorch"),
+        ("mobile-elastic", "litert"),
+        ("mobile-elastic", "onnxruntime"),
+        ("pnas", "executorch"),
+        ("pnas", "onnxruntime"),
+    ],
+)
+def test_every_space_s_networks_can_be_written(name: str, runtime: str, tmp_path: Path) -> None:
     parity = network_parity(name, runtime, "fp32", tmp_path)
     assert parity.sqnr_db is not None and parity.sqnr_db > 80
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", sorted(EXPORTERS))
-@pytest.mark.parametrize("name", ["darts", "nasbench201"])
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [("darts", "litert"), ("darts", "onnxruntime"), ("nasbench201", "executorch")],
+)
 def test_cells_can_be_int8(name: str, runtime: str, tmp_path: Path) -> None:
     # random weights: int8 keeps the signal, and hardly more (see docs/export.md)
     parity = network_parity(name, runtime, "int8", tmp_path)
