@@ -136,15 +136,18 @@ def _quantiser_class() -> Any:
             self.edge_spec = edge_spec
 
         def annotate(self, model: Any) -> Any:
+            # Inputs before the rest, which a max pool takes its scale from; outputs behind it.
+            inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
+            self._quantise(inputs)
             model = super().annotate(model)
-            if self.edge_spec is not None:
-                output = model.graph.output_node()
-                inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
-                for node in (*inputs, *output.all_input_nodes):
-                    annotation = node.meta.setdefault(Q_ANNOTATION_KEY, QuantizationAnnotation())
-                    annotation.output_qspec = annotation.output_qspec or self.edge_spec
-                    annotation._annotated = True
+            self._quantise(model.graph.output_node().all_input_nodes)
             return model
+
+        def _quantise(self, nodes: Sequence[Any]) -> None:
+            for node in nodes if self.edge_spec is not None else ():
+                annotation = node.meta.setdefault(Q_ANNOTATION_KEY, QuantizationAnnotation())
+                annotation.output_qspec = annotation.output_qspec or self.edge_spec
+                annotation._annotated = True
 
     return Quantiser
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nasdeploy.durable import replacing
 from nasdeploy.errors import ExportError
@@ -86,6 +86,7 @@ def _converted(
     import litert_torch
 
     _keep_channels_last()
+    model = _pad_pools(model, example_input)
     images = [i for i, tensor in enumerate(example_input) if tensor.ndim == 4]
     results = [i for i, rank in enumerate(output_ranks) if rank == 4]
     # The wrapper starts in training mode, whatever it wraps.
@@ -96,21 +97,94 @@ def _converted(
         return (folder / "fp32.tflite").read_bytes()
 
 
+def _pad_pools(model: nn.Module, example_input: tuple[Tensor, ...]) -> nn.Module:
+    """Write an average pool that doesn't count its padding as one that does, times a constant.
+
+    With stride 1 the format has it; else the converter would compute the windows' sums and sizes in
+    an operator that no delegate takes and that cannot be quantised.
+    """
+    import torch
+    from torch.nn import functional
+
+    class PaddedPool(torch.nn.Module):
+        def __init__(self, pool: nn.AvgPool2d, size: Sequence[int]) -> None:
+            super().__init__()
+            self.kernel, self.stride = pool.kernel_size, pool.stride
+            ones = torch.ones(1, 1, *size)
+            counted = pool(ones)
+            before = pool.padding if isinstance(pool.padding, int) else max(pool.padding)
+            kernel, stride = _side(self.kernel), _side(self.stride)
+            behind = [
+                max(0, (out - 1) * stride + kernel - before - inside)
+                for out, inside in zip(counted.shape[2:], size, strict=True)
+            ]
+            self.padding = (before, behind[1], before, behind[0])
+            whole = functional.avg_pool2d(functional.pad(ones, self.padding), kernel, stride)
+            self.register_buffer("correction", counted / whole)
+
+        def forward(self, x: Tensor) -> Tensor:
+            padded = functional.pad(x, self.padding)
+            pooled = functional.avg_pool2d(padded, self.kernel, self.stride)
+            return pooled * cast("Tensor", self.correction)
+
+    root = torch.nn.ModuleList([model])  # so that every pool has a parent
+    sizes: dict[str, set[tuple[int, ...]]] = {}
+    hooks = []
+    for name, part in root.named_modules():
+        if isinstance(part, torch.nn.AvgPool2d) and _needs_padding(part):
+            seen = sizes.setdefault(name, set())
+            hooks.append(
+                part.register_forward_pre_hook(
+                    lambda _, inputs, seen=seen: seen.add(tuple(inputs[0].shape[2:]))
+                )
+            )
+    with torch.no_grad():
+        model(*example_input)
+    for hook in hooks:
+        hook.remove()
+    for name, seen in sizes.items():
+        if len(seen) == 1:
+            parent, _, child = name.rpartition(".")
+            pool = cast("nn.AvgPool2d", root.get_submodule(name))
+            setattr(root.get_submodule(parent), child, PaddedPool(pool, next(iter(seen))))
+    return root[0].eval()
+
+
+def _needs_padding(pool: nn.AvgPool2d) -> bool:
+    padded = any((pool.padding,) if isinstance(pool.padding, int) else pool.padding)
+    uncounted = not pool.count_include_pad and pool.divisor_override is None
+    return uncounted and _side(pool.stride) > 1 and (padded or pool.ceil_mode)
+
+
+def _side(size: int | Sequence[int]) -> int:
+    """Of a square window or stride."""
+    return size if isinstance(size, int) else max(size)
+
+
 @functools.cache
 def _keep_channels_last() -> None:
-    """Let concatenations and means stay NHWC even where no convolution beside them asks for it.
+    """Let concatenations, means and paddings stay NHWC, even where no convolution asks for it.
 
     Alone in a file they would get a transpose at each edge, which they don't have in a network.
     """
     import torch
-    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass import layout_check
+    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass import (
+        layout_check,
+        layout_rewrite,
+    )
 
     def four_dimensions(node: Any) -> Any:
         can_be = layout_check.is_4d(node) and layout_check.all_layout_sensitive_inputs_are_4d(node)
         return layout_check.NHWCable(can_be, must_be=can_be)
 
-    for operator in (torch.ops.aten.cat.default, torch.ops.aten.mean.dim):
+    def pad_behind_channels(node: Any) -> None:
+        image, amounts, *others = node.args
+        node.args = (image, [0, 0, *amounts], *others)
+
+    pad = torch.ops.aten.constant_pad_nd.default
+    for operator in (torch.ops.aten.cat.default, torch.ops.aten.mean.dim, pad):
         layout_check.nhwcable_node_checkers[operator] = four_dimensions
+    layout_rewrite.rewriters[pad] = pad_behind_channels
 
 
 def _quantised(content: bytes, rows: Sequence[tuple[Tensor, ...]], quantised_io: bool) -> bytes:

@@ -174,7 +174,16 @@ class RunConfig(_Section):
 
 
 def make_config(values: dict[str, Any], *, source: str) -> RunConfig:
-    """Check plain values; one line that names the first field that is wrong."""
+    """Check plain values; one line that names the first field that is wrong.
+
+    A space that is a YAML file becomes what the file says, so that a run keeps it.
+    """
+    from nasdeploy.pipeline.space_files import is_file, resolved
+
+    space = values.get("space")
+    space = {"name": space} if isinstance(space, str) else space
+    if isinstance(space, dict) and is_file(str(space.get("name", ""))):
+        values = {**values, "space": resolved(space)}
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -246,7 +246,8 @@ def settle_search(
         if key not in asked and value is not None and table.origin != "published":
             taken[key] = value
     if "space" not in config.model_fields_set and len({c["name"] for c in table.spaces}) == 1:
-        taken["space"] = str(table.spaces[0]["name"])
+        own = dict(table.spaces[0])
+        taken["space"] = own if "kind" in own else str(own["name"])
     settled = config.model_copy(update=taken)
     origin = "" if table.origin == "measured" else f" ({table.origin})"
     console.log(

@@ -38,7 +38,8 @@ RunnerOption = Annotated[
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help="fp32 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Worker threads.")]
 SpaceOption = Annotated[
-    str | None, typer.Option("--space", help="A search space; `nasdeploy space list`.")
+    str | None,
+    typer.Option("--space", help="A space (`nasdeploy space list`), YAML file or module:Class."),
 ]
 InputShapeOption = Annotated[
     str | None, typer.Option("--input-shape", help="Channels, height, width: 3x96x96.")

@@ -19,7 +19,7 @@ from nasdeploy.pipeline.console import Console, Format, mapping_table, rows_tabl
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-SpaceArgument = Annotated[str, typer.Argument(help="A space's name.")]
+SpaceArgument = Annotated[str, typer.Argument(help="A space's name, a YAML file, or module:Class.")]
 
 
 def register(root: typer.Typer) -> None:
@@ -74,11 +74,12 @@ def show(
     console = Console(format)
     console.loading()
 
+    from nasdeploy.pipeline.space_files import resolved
     from nasdeploy.search.space import size_of
     from nasdeploy.search.spaces import make_space
 
-    made = make_space(space_values(space, input_shape, classes, width))
-    keys = {key for term in made.cost_terms() for keys in term.op_keys for key in keys}
+    made = make_space(resolved(space_values(space, input_shape, classes, width)))
+    keys = {key for term in made.cost_terms() for key in term.keys}
     data: dict[str, Any] = {
         "space": dict(made.config),
         "architectures": size_of(made),
@@ -119,11 +120,13 @@ def range_(
         space_on_table,
     )
     from nasdeploy.pipeline.project import newest_table, project_values
+    from nasdeploy.pipeline.space_files import resolved
     from nasdeploy.units import format_ms
 
     path = table or newest_table(str(project_values().get("device", "local")))
     opened = open_table(path)
-    made = space_on_table(space_values(space, input_shape, classes, width), opened)
+    wanted = resolved(space_values(space, input_shape, classes, width))
+    made = space_on_table(wanted, opened)
     by = statistic or opened.table.default_statistic
     estimator = estimator_of(made, opened.table, statistic=by)
     reach = estimator.range()
