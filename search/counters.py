@@ -7,7 +7,8 @@ Definitions:
         Batch norm, activations, pooling and additions of tensors cost none: the first two fold into
         the convolution before them when a network is exported. Half of what is called FLOPs
         elsewhere.
-    params: Trained numbers, batch norm's scale and shift included, running statistics not.
+    params: Trained numbers, batch norm's scale and shift included, running statistics not; those
+        of modules that an image passes through.
     size_bytes: Weights as an exported file holds them, batch norm folded. fp32: 4 bytes a weight
         and 4 a bias. int8: 1 byte a weight, and for each output channel a scale and an int32 bias.
         The graph around them comes on top; the file itself is weighed when it is written.
@@ -99,8 +100,7 @@ def count(module: nn.Module, input_shapes: Sequence[Sequence[int]]) -> Counts:
     counter = _Counter(meta)
     with torch.no_grad():
         meta(*(torch.empty(1, *shape, device="meta") for shape in input_shapes))
-    params = sum(parameter.numel() for parameter in module.parameters())
-    return Counts(counter.macs, params, counter.weights, counter.channels, counter.peak)
+    return Counts(counter.macs, counter.params, counter.weights, counter.channels, counter.peak)
 
 
 class _Counter:
@@ -109,7 +109,10 @@ class _Counter:
     def __init__(self, module: nn.Module) -> None:
         self.macs = self.weights = self.channels = self.peak = 0
         self._held: list[Tensor] = []
+        self._passed: dict[int, int] = {}
         for part in module.modules():
+            if any(True for _ in part.parameters(recurse=False)):
+                part.register_forward_hook(self._parameters)
             if isinstance(part, nn.Conv2d | nn.Linear):
                 part.register_forward_hook(self._weighted)
             elif isinstance(part, Classifier):
@@ -117,6 +120,14 @@ class _Counter:
             elif isinstance(part, MBConv) and part.residual:
                 part.register_forward_pre_hook(self._residual_opens)
                 part.register_forward_hook(self._residual_closes)
+
+    @property
+    def params(self) -> int:
+        return sum(self._passed.values())
+
+    def _parameters(self, part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        for parameter in part.parameters(recurse=False):
+            self._passed[id(parameter)] = parameter.numel()
 
     def _weighted(self, part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         weight = cast(Tensor, part.weight)

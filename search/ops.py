@@ -5,7 +5,8 @@ table knows it by, so that another process can export it without seeing the spac
 
 The blocks are those of ProxylessNAS (ICLR 2019, arXiv:1812.00332) and, before it, MobileNetV2
 (CVPR 2018, arXiv:1801.04381, figure 4d), with batch norm's epsilon of 1e-3 as in the published
-code. They are ordinary modules and run in channels_last where their input does.
+code; those of cells are in `cell_ops`. They are ordinary modules and run in channels_last where
+their input does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from nasdeploy.errors import UnknownName
 from nasdeploy.latency_tables.key import OpKey
+from nasdeploy.search import cell_ops as cells
 from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
 
 _BATCH_NORM_EPSILON = 1e-3
@@ -103,14 +105,72 @@ def _classifier(key: OpKey) -> nn.Module:
     return Classifier(key.input_shapes[0][0], _integers(key)["classes"])
 
 
+def _channels(key: OpKey) -> int:
+    return key.input_shapes[0][0]
+
+
+def _factorized_reduce(key: OpKey) -> nn.Module:
+    channels, height, width = key.input_shapes[0]
+    odd = height % 2 == 1, width % 2 == 1
+    return cells.FactorizedReduce(channels, _integers(key)["out"], odd)
+
+
+def _depthwise_separable(key: OpKey) -> nn.Module:
+    a = _integers(key)
+    return cells.DepthwiseSeparable(_channels(key), a["kernel"], a["stride"], a["dilation"])
+
+
+def _convolution(make: Callable[[int, int, int, int], nn.Module]) -> Callable[[OpKey], nn.Module]:
+    """A kind with the attributes kernel, out and stride."""
+
+    def build(key: OpKey) -> nn.Module:
+        a = _integers(key)
+        return make(_channels(key), a["out"], a["kernel"], a["stride"])
+
+    return build
+
+
+def _on_channels(make: Callable[[int, int, int], nn.Module]) -> Callable[[OpKey], nn.Module]:
+    """A kind with the attributes kernel and stride that keeps the channels."""
+
+    def build(key: OpKey) -> nn.Module:
+        a = _integers(key)
+        return make(_channels(key), a["kernel"], a["stride"])
+
+    return build
+
+
+def _pool(make: Callable[[int, int], nn.Module]) -> Callable[[OpKey], nn.Module]:
+    def build(key: OpKey) -> nn.Module:
+        a = _integers(key)
+        return make(a["kernel"], a["stride"])
+
+    return build
+
+
 def _integers(key: OpKey) -> dict[str, int]:
     return {name: int(value) for name, value in key.attributes}
 
 
 KINDS: dict[str, Callable[[OpKey], nn.Module]] = {
+    "add": lambda key: cells.Add(),
+    "avg_pool": _pool(cells.AvgPool),
+    "batch_norm": lambda key: nn.BatchNorm2d(_channels(key)),
+    "bn_relu": lambda key: cells.BNReLU(_channels(key)),
     "classifier": _classifier,
+    "concat": lambda key: cells.Concat(),
+    "conv_bn": _convolution(cells.ConvBN),
+    "conv_bn_relu": _convolution(cells.ConvBNReLU),
     "conv_bn_relu6": _conv_bn_relu6,
+    "depthwise_separable": _depthwise_separable,
+    "factorized_conv": _on_channels(cells.FactorizedConv),
+    "factorized_reduce": _factorized_reduce,
+    "max_pool": _pool(cells.MaxPool),
     "mbconv": _mbconv,
+    "relu_conv_bn": _convolution(cells.ReLUConvBN),
+    "residual_reduce": lambda key: cells.ResidualReduce(_channels(key), _integers(key)["out"]),
+    "sep_conv": _on_channels(cells.SepConv),
+    "zeros": lambda key: cells.Zeros(_integers(key)["stride"]),
 }
 
 

@@ -38,15 +38,31 @@ class SinglePath:
     def __call__(self, decision: int, candidates: Sequence[nn.Module], *inputs: Tensor) -> Tensor:
         return cast(Tensor, candidates[self.arch[decision]](*inputs))
 
+    def only(self, decision: int) -> int:
+        """The one choice that `decision` takes; a mixing of several has no such method."""
+        return self.arch[decision]
 
-class Choice(nn.Module):
+
+class Mixed(nn.Module):
+    """A part of a supernet whose output depends on its mixing."""
+
+    def __init__(self, mixing: Mixing) -> None:
+        super().__init__()
+        self.mixing = mixing
+
+    def only(self, decision: int) -> int | None:
+        """The choice of `decision` if the mixing takes one path, else None."""
+        only = getattr(self.mixing, "only", None)
+        return None if only is None else int(only(decision))
+
+
+class Choice(Mixed):
     """One decision: its candidates, combined by the supernet's mixing."""
 
     def __init__(self, decision: int, candidates: Iterable[nn.Module], mixing: Mixing) -> None:
-        super().__init__()
+        super().__init__(mixing)
         self.decision = decision
         self.candidates = nn.ModuleList(candidates)
-        self.mixing = mixing
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.mixing(self.decision, cast(Sequence[nn.Module], self.candidates), *inputs)
@@ -65,9 +81,10 @@ class Supernet(nn.Module):
         super().__init__()
         self.body = body
         self._build = build
-        self._choices = {
-            name: module for name, module in body.named_modules() if isinstance(module, Choice)
-        }
+        self._mixed = [module for module in body.modules() if isinstance(module, Mixed)]
+        # a module that stands at two places has its names at both
+        named = body.named_modules(remove_duplicate=False)
+        self._choices = {name: module for name, module in named if isinstance(module, Choice)}
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return cast(Tensor, self.body(*inputs))
@@ -75,17 +92,20 @@ class Supernet(nn.Module):
     @contextmanager
     def mixed_by(self, mixing: Mixing) -> Iterator[None]:
         """Combine candidates by `mixing` for a while."""
-        before = [choice.mixing for choice in self._choices.values()]
-        for choice in self._choices.values():
-            choice.mixing = mixing
+        before = [part.mixing for part in self._mixed]
+        for part in self._mixed:
+            part.mixing = mixing
         try:
             yield
         finally:
-            for choice, former in zip(self._choices.values(), before, strict=True):
-                choice.mixing = former
+            for part, former in zip(self._mixed, before, strict=True):
+                part.mixing = former
 
     def weights_of(self, arch: Arch) -> dict[str, Tensor]:
-        """The weights on the path of `arch`, under the names that its network has; not copied."""
+        """The weights that `arch` chooses, under the names that its network has; not copied.
+
+        Those of edges that a topology decision leaves out are among them.
+        """
         weights: dict[str, Tensor] = {}
         for name, value in self.body.state_dict().items():
             kept = self._name_in(arch, name)
@@ -109,7 +129,9 @@ class Supernet(nn.Module):
         """
         with torch.device("meta"):
             network = self._build(arch)
-        weights = {name: value.detach().clone() for name, value in self.weights_of(arch).items()}
+        # edges that end in no node are in the supernet and not in the network
+        own, path = network.state_dict(), self.weights_of(arch)
+        weights = {name: path[name].detach().clone() for name in own}
         network.load_state_dict(weights, assign=True)
         for parameter in network.parameters():
             parameter.requires_grad_(True)

@@ -1,0 +1,166 @@
+"""The operators of cells: what stands on their edges, before their nodes and between them.
+
+They are those of DARTS (ICLR 2019, arXiv:1806.09055), which NAS-Bench-201 (ICLR 2020,
+arXiv:2001.00326), PNAS (ECCV 2018, arXiv:1712.00559) and ENAS (ICML 2018, arXiv:1802.03268) share
+in large parts: activation first, then convolution, then batch norm. All of them keep the size of an
+image at stride 1 and halve it, rounding up, at stride 2. Pools do not count the padding.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
+
+
+class ConvBN(nn.Sequential):
+    """A convolution and its batch norm; padding keeps the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+
+
+class ReLUConvBN(nn.Sequential):
+    """ReLU, a convolution, its batch norm; padding keeps the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(nn.ReLU(), *ConvBN(in_channels, out_channels, kernel, stride))
+
+
+class ConvBNReLU(nn.Sequential):
+    """A convolution, its batch norm, ReLU; padding keeps the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(*ConvBN(in_channels, out_channels, kernel, stride), nn.ReLU())
+
+
+class BNReLU(nn.Sequential):
+    """A batch norm and ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.BatchNorm2d(channels), nn.ReLU())
+
+
+class DepthwiseSeparable(nn.Sequential):
+    """ReLU, one filter a channel, a 1x1 convolution, batch norm."""
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__(
+            nn.ReLU(),
+            DepthwiseConv2d(channels, kernel, stride, dilation),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+
+class SepConv(nn.Sequential):
+    """Two depthwise separable convolutions, the first of them with the stride."""
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__(
+            DepthwiseSeparable(channels, kernel, stride), DepthwiseSeparable(channels, kernel)
+        )
+
+
+class FactorizedConv(nn.Sequential):
+    """ReLU, 1 x k, then k x 1, each with a stride in its own direction; batch norm."""
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        half = kernel // 2
+        super().__init__(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, half), bias=False),
+            nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (half, 0), bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+
+class AvgPool(nn.AvgPool2d):
+    """The mean of a window, of as many numbers as lie inside the image."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__(kernel, stride, kernel // 2, count_include_pad=False)
+
+
+class MaxPool(nn.MaxPool2d):
+    """The largest of a window."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__(kernel, stride, kernel // 2)
+
+
+class FactorizedReduce(nn.Module):
+    """Half the size without losing every second pixel: two 1x1 convolutions, one of them shifted.
+
+    Args:
+        odd: (height, width) which of them is odd; the shifted view is then padded by one.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, odd: tuple[bool, bool]) -> None:
+        super().__init__()
+        self.padding = (0, int(odd[1]), 0, int(odd[0]))
+        self.relu = nn.ReLU()
+        first = out_channels // 2
+        self.conv_1 = nn.Conv2d(in_channels, first, 1, 2, bias=False)
+        self.conv_2 = nn.Conv2d(in_channels, out_channels - first, 1, 2, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(x)
+        shifted = functional.pad(x, self.padding) if any(self.padding) else x
+        parts = [self.conv_1(x), self.conv_2(shifted[:, :, 1:, 1:])]
+        return cast(Tensor, self.norm(torch.cat(parts, dim=1)))
+
+
+class ResidualReduce(nn.Module):
+    """NAS-Bench-201's block between stages: two 3x3 convolutions beside a pooled 1x1 one."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv_a = ReLUConvBN(in_channels, out_channels, 3, 2)
+        self.conv_b = ReLUConvBN(out_channels, out_channels, 3)
+        self.downsample = nn.Sequential(
+            # an odd size is rounded up, as the convolutions beside it do
+            nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False),
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.downsample(x) + self.conv_b(self.conv_a(x)))
+
+
+class Add(nn.Module):
+    """The sum of its inputs."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        total = inputs[0]
+        for tensor in inputs[1:]:
+            total = total + tensor
+        return total
+
+
+class Concat(nn.Module):
+    """Its inputs' channels one behind the other."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.cat(inputs, dim=1)
+
+
+class Zeros(nn.Module):
+    """Its input times zero: an edge that is there and carries nothing, as published."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        return x * 0.0

@@ -1,0 +1,185 @@
+"""Networks that were wired: the stand-alone network of a plan, and the supernet of a space."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from nasdeploy.latency_tables.key import OpKey
+from nasdeploy.search.cell_ops import Add
+from nasdeploy.search.ops import op_module
+from nasdeploy.search.supernet import Choice, Mixed, Mixing
+from nasdeploy.search.wiring import IMAGE, Edge, Plan, Shape, Taker, Wire, output_shape
+
+
+class Network(nn.Module):
+    """Modules that take each other's outputs.
+
+    Only what the output depends on is computed, and an output is let go when its last reader had
+    it. A module may say which of its inputs it looks at (``wanted``); on one path of a supernet,
+    the edges that were not taken cost nothing.
+
+    Args:
+        parts: (name, module, names of its inputs), in an order in which they can be computed.
+        output: The part whose output the network returns.
+        spare: Modules that are held and never computed.
+    """
+
+    def __init__(
+        self,
+        parts: Iterable[tuple[str, nn.Module, tuple[str, ...]]],
+        output: str,
+        spare: Iterable[tuple[str, nn.Module]] = (),
+    ) -> None:
+        super().__init__()
+        self._inputs: dict[str, tuple[str, ...]] = {}
+        for name, module, inputs in parts:
+            self.add_module(name, module)
+            self._inputs[name] = inputs
+        for name, module in spare:
+            self.add_module(name, module)
+        self._output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        wanted = self._wanted()
+        readers = Counter(name for names in wanted.values() for name in names)
+        values: dict[str, Tensor] = {IMAGE: x}
+        for name, inputs in self._inputs.items():
+            if name not in wanted:
+                continue
+            values[name] = getattr(self, name)(*(values.get(source) for source in inputs))
+            for source in wanted[name]:
+                readers[source] -= 1
+                if not readers[source]:
+                    values.pop(source)
+        return values[self._output]
+
+    def _wanted(self) -> dict[str, set[str]]:
+        """The inputs that each part needs, for the parts that the output depends on."""
+        wanted: dict[str, set[str]] = {}
+        waiting = [self._output]
+        while waiting:
+            name = waiting.pop()
+            if name == IMAGE or name in wanted:
+                continue
+            inputs, part = self._inputs[name], getattr(self, name)
+            looks = part.wanted() if isinstance(part, Join | Rest) else None
+            wanted[name] = set(inputs if looks is None else (inputs[index] for index in looks))
+            waiting += wanted[name]
+        return wanted
+
+
+class Gather(nn.Module):
+    """The sum of some of its inputs."""
+
+    def __init__(self, indices: tuple[int, ...]) -> None:
+        super().__init__()
+        self.indices = indices
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        total = inputs[self.indices[0]]
+        for index in self.indices[1:]:
+            total = total + inputs[index]
+        return total
+
+
+class Join(Choice):
+    """The decision which edges end in a node.
+
+    Its inputs are what comes along the edges, its candidates sum some of them: a strategy that
+    weighs edges (DARTS, PC-DARTS) finds all of them in the inputs of its mixing.
+    """
+
+    def wanted(self) -> Sequence[int] | None:
+        """Which inputs count, if the mixing takes one path; None for all of them."""
+        only = self.only(self.decision)
+        if only is None:
+            return None
+        return cast(Gather, self.candidates[only]).indices
+
+
+class Rest(Mixed):
+    """Its first input, and the sum of those others that no decision takes elsewhere.
+
+    Which they are is known on a path only; where the mixing takes several, all of them count.
+    """
+
+    def __init__(self, takers: Sequence[tuple[Taker, ...]], mixing: Mixing) -> None:
+        super().__init__(mixing)
+        self.takers = tuple(takers)
+
+    def wanted(self) -> Sequence[int]:
+        return [0, *(n for n, by in enumerate(self.takers, start=1) if not self._taken(by))]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return cast(Tensor, Add()(*(inputs[index] for index in self.wanted())))
+
+    def _taken(self, by: tuple[Taker, ...]) -> bool:
+        return any(self.only(decision) == choice for decision, choice in by)
+
+
+class _Total(nn.Module):
+    """The sum of its inputs, of which those that carry zeros do not matter."""
+
+    forward = Add.forward
+
+
+class SupernetWiring:
+    """Wires a supernet; `search.wiring.Wiring` says what the methods mean."""
+
+    def __init__(self, mixing: Mixing) -> None:
+        self.mixing = mixing
+        self._parts: list[tuple[str, nn.Module, tuple[str, ...]]] = []
+
+    def op(self, name: str, key: OpKey, *inputs: Wire) -> Wire:
+        return self._add(name, op_module(key), inputs, output_shape(key))
+
+    def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], source: Wire) -> Wire:
+        return self._along(Edge(name, source, tuple(keys), decision))
+
+    def join(
+        self, name: str, decision: int, options: Sequence[tuple[int, ...]], edges: Sequence[Edge]
+    ) -> Wire:
+        wires = [self._along(edge) for edge in edges]
+        part = Join(decision, [Gather(option) for option in options], self.mixing)
+        return self._add(name, part, wires, edges[0].shape)
+
+    def total(self, name: str, edges: Sequence[Edge]) -> Wire:
+        return self._add(name, _Total(), [self._along(edge) for edge in edges], edges[0].shape)
+
+    def or_zeros(self, name: str, wire: Wire, source: Wire) -> Wire:
+        return wire
+
+    def rest(
+        self, name: str, base: Wire, edges: Sequence[Edge], takers: Sequence[tuple[Taker, ...]]
+    ) -> Wire:
+        wires = [base, *(self._along(edge) for edge in edges)]
+        return self._add(name, Rest(takers, self.mixing), wires, base.shape)
+
+    def finish(self, output: Wire, head: nn.Module) -> Network:
+        self._add("head", head, [output], output.shape)
+        return Network(self._parts, "head")
+
+    def _along(self, edge: Edge) -> Wire:
+        modules = [nn.Identity() if key is None else op_module(key) for key in edge.keys]
+        if edge.decision is not None:
+            choice = Choice(edge.decision, modules, self.mixing)
+            return self._add(edge.name, choice, [edge.source], edge.shape)
+        if edge.keys[0] is None:
+            return edge.source
+        return self._add(edge.name, modules[0], [edge.source], edge.shape)
+
+    def _add(self, name: str, module: nn.Module, inputs: Sequence[Wire], shape: Shape) -> Wire:
+        self._parts.append((name, module, tuple(str(wire.name) for wire in inputs)))
+        return Wire(name, shape)
+
+
+def network_of(plan: Plan, head: Callable[[Shape], nn.Module]) -> Network:
+    """The stand-alone network of a plan."""
+    parts = [(step.name, op_module(step.key), step.inputs) for step in plan.steps]
+    parts.append(("head", head(plan.shape), (plan.output,)))
+    spare = [(name, op_module(key)) for name, key in plan.spare]
+    return Network(parts, "head", [(n, m) for n, m in spare if any(True for _ in m.parameters())])

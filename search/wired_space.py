@@ -1,0 +1,127 @@
+"""What spaces of cells have in common: they are wired, and the rest follows from the wiring."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from nasdeploy.errors import UsageError
+from nasdeploy.latency_tables.cost import CostTerm
+from nasdeploy.latency_tables.key import OpKey
+from nasdeploy.search.space import Arch, Decision, Deployment, Op, check_arch
+from nasdeploy.search.wiring import IMAGE, Plan, PlanWiring, Shape, TermWiring, Wire, Wiring
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasdeploy.search.supernet import Mixing, Supernet
+    from nasdeploy.search.task import Task
+
+
+class WiredSpace(ABC):
+    """A `SearchSpace` that says how its networks are wired.
+
+    Attributes:
+        keep_spare: Networks hold the parameters of operators on which nothing depends, as the
+            published ones do; no file has them.
+    """
+
+    name: str
+    deployment: Deployment
+    decisions: tuple[Decision, ...]
+    keep_spare = False
+
+    @property
+    @abstractmethod
+    def config(self) -> Mapping[str, Any]: ...
+
+    @abstractmethod
+    def wire(self, net: Wiring, image: Wire, deployment: Deployment) -> Wire:
+        """Wire everything before the head; returns the features."""
+
+    def sample(self, rng: Random) -> Arch:
+        return tuple(rng.randrange(len(decision.choices)) for decision in self.decisions)
+
+    def mutate(self, arch: Arch, rng: Random) -> Arch:
+        """`arch` with one decision, drawn evenly from those that matter, changed."""
+        check_arch(self, arch)
+        at = rng.choice(self.changeable(arch))
+        others = [c for c in range(len(self.decisions[at].choices)) if c != arch[at]]
+        return (*arch[:at], rng.choice(others), *arch[at + 1 :])
+
+    def changeable(self, arch: Arch) -> list[int]:
+        """Decisions of which another choice makes another network."""
+        several = [i for i, decision in enumerate(self.decisions) if len(decision.choices) > 1]
+        if not several:
+            raise UsageError(f"{self.name} has a single architecture: there is nothing to change.")
+        return several
+
+    def plan(self, arch: Arch, deployment: Deployment | None = None) -> Plan:
+        """The operators of one architecture, and how they are wired; the head is not in it."""
+        check_arch(self, arch)
+        deployment = deployment or self.deployment
+        net = PlanWiring(arch, keep_spare=self.keep_spare)
+        return net.finish(self.wire(net, Wire(IMAGE, deployment.input_shape), deployment))
+
+    def cost_terms(self) -> tuple[CostTerm, ...]:
+        return self._cost_terms
+
+    @cached_property
+    def _cost_terms(self) -> tuple[CostTerm, ...]:
+        net = TermWiring(self.decisions)
+        features = self.wire(net, Wire(IMAGE, self.deployment.input_shape), self.deployment)
+        return net.finish(self.head_key(features.shape))
+
+    def head_key(self, features: Shape) -> OpKey:
+        return OpKey.of("classifier", [features], classes=self.deployment.classes)
+
+    def all_ops(self) -> frozenset[Op]:
+        from nasdeploy.search.ops import op_module
+
+        texts = {text for term in self.cost_terms() for keys in set(term.op_keys) for text in keys}
+        keys = [OpKey.parse(text) for text in texts]
+        return frozenset(Op(key, partial(op_module, key)) for key in keys)
+
+    def build(self, arch: Arch, *, task: Task, deployment: Deployment | None = None) -> nn.Module:
+        from nasdeploy.search.wired import network_of
+
+        deployment = deployment or self.deployment
+        plan = self.plan(arch, deployment)
+        return network_of(plan, partial(task.head, classes=deployment.classes))
+
+    def supernet(
+        self, mixing: Mixing, *, task: Task, deployment: Deployment | None = None
+    ) -> Supernet:
+        from nasdeploy.search.supernet import Supernet
+        from nasdeploy.search.wired import SupernetWiring
+
+        deployment = deployment or self.deployment
+        net = SupernetWiring(mixing)
+        features = self.wire(net, Wire(IMAGE, deployment.input_shape), deployment)
+        body = net.finish(features, task.head(features.shape, deployment.classes))
+        return Supernet(body, partial(self.build, task=task, deployment=deployment))
+
+
+def checked_deployment(
+    name: str, usual: Deployment, input_shape: Sequence[int] | None, classes: int | None
+) -> Deployment:
+    """What was asked for, else the usual; `UsageError` naming what makes no network."""
+    shape = tuple(usual.input_shape if input_shape is None else input_shape)
+    if len(shape) != 3 or any(not isinstance(size, int) or size < 1 for size in shape):
+        raise UsageError(
+            f"input_shape is {list(shape)}: it takes channels, height and width, such as 3,32,32."
+        )
+    outputs = usual.classes if classes is None else classes
+    if outputs < 2:
+        raise UsageError(f"{name} with classes={outputs}: there must be at least 2 classes.")
+    return Deployment((shape[0], shape[1], shape[2]), outputs)
+
+
+def checked_counts(name: str, **counts: int) -> None:
+    """`UsageError` for the first that is no whole number above 0."""
+    for what, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UsageError(f"{what} of {name} is {value!r}: it must be a whole number above 0.")
