@@ -8,10 +8,12 @@ from typing import Any
 
 from nasdeploy.errors import UnknownName, UsageError
 from nasdeploy.search.space import SearchSpace
+from nasdeploy.search.spaces.darts import DartsSpace
 from nasdeploy.search.spaces.mobile import MobileSpace
 from nasdeploy.search.spaces.nasbench201 import NasBench201Space
 
 SPACES: dict[str, Callable[..., SearchSpace]] = {
+    "darts": DartsSpace,
     "mobile": partial(MobileSpace, "mobile"),
     "mobile-small": partial(MobileSpace, "mobile-small"),
     "nasbench201": NasBench201Space,
