@@ -115,10 +115,11 @@ class CompiledCost:
         tables: list[Term] = []
         for term in terms:
             if reduce == "sum":
-                costs = [math.fsum(values[key] for key in keys) for keys in term.op_keys]
-                costs = [cost * term.multiplicity for cost in costs]
+                of = {keys: math.fsum(values[k] for k in keys) for keys in set(term.op_keys)}
+                of = {keys: cost * term.multiplicity for keys, cost in of.items()}
             else:
-                costs = [max((values[key] for key in keys), default=0.0) for keys in term.op_keys]
+                of = {k: max((values[key] for key in k), default=0.0) for k in set(term.op_keys)}
+            costs = [of[keys] for keys in term.op_keys]
             tables.append((term.decisions, np.array(costs, np.float64).reshape(term.choices)))
         return cls.of_tables(tables, choices, reduce=reduce)
 
@@ -259,7 +260,7 @@ class CompiledCost:
 def _check_values(
     terms: Sequence[CostTerm], values: Mapping[str, float], *, what: str, hint: str
 ) -> None:
-    needed = sorted({key for term in terms for keys in term.op_keys for key in keys})
+    needed = sorted({key for term in terms for keys in set(term.op_keys) for key in keys})
     missing = [key for key in needed if key not in values]
     if missing:
         raise UsageError(

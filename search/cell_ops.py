@@ -96,6 +96,19 @@ class MaxPool(nn.MaxPool2d):
         super().__init__(kernel, stride, kernel // 2)
 
 
+class _EverySecond(nn.Conv2d):
+    """A 1x1 convolution of stride 2, no bias."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.in_channels < 8:
+            # With 2 to 7 channels last, torch 2.14's backward pass (oneDNN) writes past its memory.
+            return functional.conv2d(x[:, :, ::2, ::2], self.weight)
+        return super().forward(x)
+
+
 class FactorizedReduce(nn.Module):
     """Half the size without losing every second pixel: two 1x1 convolutions, one of them shifted.
 
@@ -108,8 +121,8 @@ class FactorizedReduce(nn.Module):
         self.padding = (0, int(odd[1]), 0, int(odd[0]))
         self.relu = nn.ReLU()
         first = out_channels // 2
-        self.conv_1 = nn.Conv2d(in_channels, first, 1, 2, bias=False)
-        self.conv_2 = nn.Conv2d(in_channels, out_channels - first, 1, 2, bias=False)
+        self.conv_1 = _EverySecond(in_channels, first)
+        self.conv_2 = _EverySecond(in_channels, out_channels - first)
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,3 +177,33 @@ class Zeros(nn.Module):
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
         return x * 0.0
+
+
+class ConcatConvBN(nn.Module):
+    """Concatenation, ReLU, and a 1x1 convolution that brings it back to `channels`; batch norm."""
+
+    def __init__(self, channels: int, inputs: int) -> None:
+        super().__init__()
+        self.project = ReLUConvBN(channels * inputs, channels, 1)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return cast(Tensor, self.project(torch.cat(inputs, dim=1)))
+
+
+class Branch(nn.Sequential):
+    """What a layer of ENAS's macro space does: a 1x1 convolution with batch norm and ReLU, then
+    a convolution with batch norm, the same in two separable steps, or a pool.
+
+    Args:
+        body: ``"conv"``, ``"sep_conv"``, ``"avg_pool"`` or ``"max_pool"``.
+    """
+
+    def __init__(self, channels: int, body: str, kernel: int) -> None:
+        parts: list[nn.Module]
+        if body == "conv":
+            parts = [ConvBN(channels, channels, kernel)]
+        elif body == "sep_conv":
+            parts = [DepthwiseConv2d(channels, kernel), ConvBN(channels, channels, 1)]
+        else:
+            parts = [AvgPool(kernel, 1) if body == "avg_pool" else MaxPool(kernel, 1)]
+        super().__init__(ConvBNReLU(channels, channels, 1), *parts)

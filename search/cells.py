@@ -7,14 +7,15 @@ third and at two thirds of the depth stands a reduction cell: half the size, twi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.key import OpKey
 from nasdeploy.search.space import Arch, Decision
-from nasdeploy.search.wiring import Shape, Wire, Wiring
+from nasdeploy.search.wiring import Edge, Shape, Taker, Wire, Wiring, add_key
 
 Inputs = tuple[Wire, Wire]
+SIDES = ("left", "right")
 WireCell = Callable[[Wiring, str, Inputs, bool], Wire]
 """(net, name of the cell, its two inputs, is it a reduction cell) to its output."""
 
@@ -88,6 +89,89 @@ def dil_conv(shape: Shape, kernel: int, stride: int) -> OpKey:
 def identity(shape: Shape, stride: int) -> OpKey | None:
     """Nothing at stride 1; at stride 2 a factorized reduction."""
     return None if stride == 1 else factorized_reduce(shape, shape[0])
+
+
+class Blocks:
+    """The blocks of a cell of PNAS or ENAS: two operands each, combined.
+
+    An operand is an input (0 and 1 the cells before, 2 and on the blocks) and an operator on it.
+
+    Args:
+        prefix: Of the labels of its decisions; empty for a space with one kind of cell.
+        keys: The operators' keys, given a shape and a stride.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        count: int,
+        operators: Sequence[str],
+        keys: Callable[[Shape, int], Sequence[OpKey | None]],
+        combinations: Sequence[str] = ("add",),
+    ) -> None:
+        self.prefix, self.count, self.keys = prefix, count, keys
+        self.operators, self.combinations = tuple(operators), tuple(combinations)
+
+    def decisions(self) -> Iterator[Decision]:
+        """For each block its inputs, then its operators, then how they are combined."""
+        for block in range(self.count):
+            inputs = tuple(map(str, range(block + 2)))
+            for side in SIDES:
+                yield Decision(self.label(block, side, "input"), inputs)
+            for side in SIDES:
+                yield Decision(self.label(block, side, "operator"), self.operators)
+            if len(self.combinations) > 1:
+                yield Decision(f"{self.prefix}block{block}.combination", self.combinations)
+
+    def label(self, block: int, side: str, what: str) -> str:
+        return f"{self.prefix}block{block}.{side}.{what}"
+
+    def wire(
+        self, net: Wiring, name: str, inputs: Inputs, reduction: bool, index: Mapping[str, int]
+    ) -> list[Wire]:
+        """The two inputs, and the blocks.
+
+        Args:
+            index: Where the decision of a label stands in the space.
+        """
+        states = list(inputs)
+        for block in range(self.count):
+            sides = []
+            for side in SIDES:
+                operator = index[self.label(block, side, "operator")]
+                edges = [
+                    Edge(
+                        f"{name}_block{block}_{side}_from{source}",
+                        state,
+                        tuple(self.keys(state.shape, 2 if reduction and source < 2 else 1)),
+                        operator,
+                    )
+                    for source, state in enumerate(states)
+                ]
+                options = [(source,) for source in range(len(states))]
+                decision = index[self.label(block, side, "input")]
+                sides.append(net.join(f"{name}_block{block}_{side}", decision, options, edges))
+            states.append(self._combined(net, f"{name}_block{block}", block, sides, index))
+        return states
+
+    def takers(self, source: int, index: Mapping[str, int]) -> tuple[Taker, ...]:
+        """The decisions that can take an input or a block as an operand."""
+        return tuple(
+            (index[self.label(block, side, "input")], source)
+            for block in range(max(0, source - 1), self.count)
+            for side in SIDES
+        )
+
+    def _combined(
+        self, net: Wiring, name: str, block: int, sides: Sequence[Wire], index: Mapping[str, int]
+    ) -> Wire:
+        shapes = [wire.shape for wire in sides]
+        ways = {"add": add_key(shapes[0]), "concat": OpKey.of("concat_conv_bn", shapes)}
+        keys = [ways[combination] for combination in self.combinations]
+        if len(keys) == 1:
+            return net.op(f"{name}_combined", keys[0], *sides)
+        decision = index[f"{self.prefix}block{block}.combination"]
+        return net.choose(f"{name}_combined", decision, keys, *sides)
 
 
 def concatenated(net: Wiring, name: str, wires: Sequence[Wire]) -> Wire:

@@ -120,6 +120,11 @@ def _depthwise_separable(key: OpKey) -> nn.Module:
     return cells.DepthwiseSeparable(_channels(key), a["kernel"], a["stride"], a["dilation"])
 
 
+def _branch(key: OpKey) -> nn.Module:
+    a = key.attribute
+    return cells.Branch(_channels(key), str(a["body"]), int(a["kernel"]))
+
+
 def _convolution(make: Callable[[int, int, int, int], nn.Module]) -> Callable[[OpKey], nn.Module]:
     """A kind with the attributes kernel, out and stride."""
 
@@ -156,9 +161,11 @@ KINDS: dict[str, Callable[[OpKey], nn.Module]] = {
     "add": lambda key: cells.Add(),
     "avg_pool": _pool(cells.AvgPool),
     "batch_norm": lambda key: nn.BatchNorm2d(_channels(key)),
+    "branch": _branch,
     "bn_relu": lambda key: cells.BNReLU(_channels(key)),
     "classifier": _classifier,
     "concat": lambda key: cells.Concat(),
+    "concat_conv_bn": lambda key: cells.ConcatConvBN(_channels(key), len(key.input_shapes)),
     "conv_bn": _convolution(cells.ConvBN),
     "conv_bn_relu": _convolution(cells.ConvBNReLU),
     "conv_bn_relu6": _conv_bn_relu6,

@@ -12,7 +12,7 @@ from nasdeploy.latency_tables.key import OpKey
 from nasdeploy.search.cell_ops import Add
 from nasdeploy.search.ops import op_module
 from nasdeploy.search.supernet import Choice, Mixed, Mixing
-from nasdeploy.search.wiring import IMAGE, Edge, Plan, Shape, Taker, Wire, output_shape
+from nasdeploy.search.wiring import IMAGE, Edge, Plan, Shape, Taker, Wire, output_shape, shape_behind
 
 
 class Network(nn.Module):
@@ -137,8 +137,11 @@ class SupernetWiring:
     def op(self, name: str, key: OpKey, *inputs: Wire) -> Wire:
         return self._add(name, op_module(key), inputs, output_shape(key))
 
-    def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], source: Wire) -> Wire:
-        return self._along(Edge(name, source, tuple(keys), decision))
+    def choose(
+        self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire
+    ) -> Wire:
+        choice = Choice(decision, _candidates(keys), self.mixing)
+        return self._add(name, choice, inputs, shape_behind(keys, inputs[0].shape))
 
     def join(
         self, name: str, decision: int, options: Sequence[tuple[int, ...]], edges: Sequence[Edge]
@@ -164,17 +167,18 @@ class SupernetWiring:
         return Network(self._parts, "head")
 
     def _along(self, edge: Edge) -> Wire:
-        modules = [nn.Identity() if key is None else op_module(key) for key in edge.keys]
         if edge.decision is not None:
-            choice = Choice(edge.decision, modules, self.mixing)
-            return self._add(edge.name, choice, [edge.source], edge.shape)
-        if edge.keys[0] is None:
-            return edge.source
-        return self._add(edge.name, modules[0], [edge.source], edge.shape)
+            return self.choose(edge.name, edge.decision, edge.keys, edge.source)
+        key = edge.keys[0]
+        return edge.source if key is None else self.op(edge.name, key, edge.source)
 
     def _add(self, name: str, module: nn.Module, inputs: Sequence[Wire], shape: Shape) -> Wire:
         self._parts.append((name, module, tuple(str(wire.name) for wire in inputs)))
         return Wire(name, shape)
+
+
+def _candidates(keys: Sequence[OpKey | None]) -> list[nn.Module]:
+    return [nn.Identity() if key is None else op_module(key) for key in keys]
 
 
 def network_of(plan: Plan, head: Callable[[Shape], nn.Module]) -> Network:

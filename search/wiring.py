@@ -53,8 +53,7 @@ class Edge:
     @property
     def shape(self) -> Shape:
         """What comes out at its end."""
-        key = next((key for key in self.keys if key is not None), None)
-        return self.source.shape if key is None else output_shape(key)
+        return shape_behind(self.keys, self.source.shape)
 
 
 Taker = tuple[int, int]
@@ -68,8 +67,10 @@ class Wiring(Protocol):
         """An operator that every network has."""
         ...
 
-    def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], source: Wire) -> Wire:
-        """One operator of several, None for none at all."""
+    def choose(
+        self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire
+    ) -> Wire:
+        """One operator of several; None for none at all, where there is one input."""
         ...
 
     def join(
@@ -103,6 +104,11 @@ def output_shape(key: OpKey) -> Shape:
         height = width = int(a["size"])
     stride = int(a.get("stride", 1))
     return int(a.get("out", channels)), (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+def shape_behind(keys: Sequence[OpKey | None], source: Shape) -> Shape:
+    """The shape behind any of `keys`; they all have the same."""
+    return next((output_shape(key) for key in keys if key is not None), source)
 
 
 def add_key(shape: Shape) -> OpKey:
@@ -156,9 +162,11 @@ class PlanWiring:
         self._steps[name] = Step(name, key, names)
         return Wire(name, output_shape(key))
 
-    def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], source: Wire) -> Wire:
+    def choose(
+        self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire
+    ) -> Wire:
         key = keys[self.arch[decision]]
-        return source if key is None else self.op(name, key, source)
+        return inputs[0] if key is None else self.op(name, key, *inputs)
 
     def join(
         self, name: str, decision: int, options: Sequence[tuple[int, ...]], edges: Sequence[Edge]
@@ -235,9 +243,11 @@ class TermWiring:
         self._always.append(str(key))
         return Wire(name, output_shape(key))
 
-    def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], source: Wire) -> Wire:
+    def choose(
+        self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire
+    ) -> Wire:
         self.add((decision,), [_texts(key) for key in keys])
-        return Wire(name, Edge(name, source, tuple(keys), decision).shape)
+        return Wire(name, shape_behind(keys, inputs[0].shape))
 
     def join(
         self, name: str, decision: int, options: Sequence[tuple[int, ...]], edges: Sequence[Edge]

@@ -9,14 +9,19 @@ from typing import Any
 from nasdeploy.errors import UnknownName, UsageError
 from nasdeploy.search.space import SearchSpace
 from nasdeploy.search.spaces.darts import DartsSpace
+from nasdeploy.search.spaces.enas import EnasMacroSpace, EnasMicroSpace
 from nasdeploy.search.spaces.mobile import MobileSpace
 from nasdeploy.search.spaces.nasbench201 import NasBench201Space
+from nasdeploy.search.spaces.pnas import PnasSpace
 
 SPACES: dict[str, Callable[..., SearchSpace]] = {
     "darts": DartsSpace,
+    "enas-macro": EnasMacroSpace,
+    "enas-micro": EnasMicroSpace,
     "mobile": partial(MobileSpace, "mobile"),
     "mobile-small": partial(MobileSpace, "mobile-small"),
     "nasbench201": NasBench201Space,
+    "pnas": PnasSpace,
 }
 
 

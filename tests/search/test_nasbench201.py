@@ -22,7 +22,13 @@ from nasdeploy.search.wiring import all_archs
 SPACE = NasBench201Space()
 ARCHS = all_archs(SPACE.decisions)
 TASK = Classification()
-BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+BEST = "+".join(
+    [
+        "|nor_conv_3x3~0|",
+        "|nor_conv_3x3~0|nor_conv_3x3~1|",
+        "|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|",
+    ]
+)
 
 
 def test_there_are_15625_cells_and_each_is_found_by_its_published_text() -> None:

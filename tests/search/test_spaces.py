@@ -23,8 +23,11 @@ from nasdeploy.search.wiring import output_shape
 TASK = Classification()
 SMALL: dict[str, dict[str, Any]] = {
     "darts": {"channels": 4, "layers": 4, "stem_multiplier": 2},
+    "enas-macro": {"channels": 4, "layers": 6},
+    "enas-micro": {"channels": 4, "layers": 4, "blocks": 3, "stem_multiplier": 2},
     "mobile-small": {"stem": 8, "stages": [[8, 2, 2], [16, 2, 2]], "features": 16},
     "nasbench201": {"channels": 4, "cells": 1},
+    "pnas": {"channels": 4, "layers": 4, "blocks": 3, "combinations": ["add", "concat"]},
 }
 WIRED = sorted(set(SMALL) - {"mobile-small"})
 
