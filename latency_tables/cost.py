@@ -50,6 +50,12 @@ class CostTerm:
     op_keys: tuple[tuple[str, ...], ...]
     multiplicity: int = 1
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Every operator that it can cost."""
+        distinct = {id(keys): keys for keys in self.op_keys}
+        return frozenset(key for keys in distinct.values() for key in keys)
+
     def __post_init__(self) -> None:
         joint = math.prod(self.choices)
         if len(self.decisions) != len(self.choices) or len(self.op_keys) != joint:
@@ -114,12 +120,19 @@ class CompiledCost:
         _check_values(terms, values, what=what, hint=hint)
         tables: list[Term] = []
         for term in terms:
+            # Large terms repeat few costs, the same objects over and over: each is added up once.
+            distinct = {id(keys): keys for keys in term.op_keys}
             if reduce == "sum":
-                of = {keys: math.fsum(values[k] for k in keys) for keys in set(term.op_keys)}
-                of = {keys: cost * term.multiplicity for keys, cost in of.items()}
+                of = {
+                    name: math.fsum(values[key] for key in keys) * term.multiplicity
+                    for name, keys in distinct.items()
+                }
             else:
-                of = {k: max((values[key] for key in k), default=0.0) for k in set(term.op_keys)}
-            costs = [of[keys] for keys in term.op_keys]
+                of = {
+                    name: max((values[key] for key in keys), default=0.0)
+                    for name, keys in distinct.items()
+                }
+            costs = [of[id(keys)] for keys in term.op_keys]
             tables.append((term.decisions, np.array(costs, np.float64).reshape(term.choices)))
         return cls.of_tables(tables, choices, reduce=reduce)
 
@@ -260,7 +273,7 @@ class CompiledCost:
 def _check_values(
     terms: Sequence[CostTerm], values: Mapping[str, float], *, what: str, hint: str
 ) -> None:
-    needed = sorted({key for term in terms for keys in set(term.op_keys) for key in keys})
+    needed = sorted({key for term in terms for key in term.keys})
     missing = [key for key in needed if key not in values]
     if missing:
         raise UsageError(

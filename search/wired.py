@@ -12,7 +12,16 @@ from nasdeploy.latency_tables.key import OpKey
 from nasdeploy.search.cell_ops import Add
 from nasdeploy.search.ops import op_module
 from nasdeploy.search.supernet import Choice, Mixed, Mixing
-from nasdeploy.search.wiring import IMAGE, Edge, Plan, Shape, Taker, Wire, output_shape, shape_behind
+from nasdeploy.search.wiring import (
+    IMAGE,
+    Edge,
+    Plan,
+    Shape,
+    Taker,
+    Wire,
+    output_shape,
+    shape_behind,
+)
 
 
 class Network(nn.Module):
@@ -137,9 +146,7 @@ class SupernetWiring:
     def op(self, name: str, key: OpKey, *inputs: Wire) -> Wire:
         return self._add(name, op_module(key), inputs, output_shape(key))
 
-    def choose(
-        self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire
-    ) -> Wire:
+    def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire) -> Wire:
         choice = Choice(decision, _candidates(keys), self.mixing)
         return self._add(name, choice, inputs, shape_behind(keys, inputs[0].shape))
 

@@ -81,7 +81,7 @@ class WiredSpace(ABC):
     def all_ops(self) -> frozenset[Op]:
         from nasdeploy.search.ops import op_module
 
-        texts = {text for term in self.cost_terms() for keys in set(term.op_keys) for text in keys}
+        texts = {text for term in self.cost_terms() for text in term.keys}
         keys = [OpKey.parse(text) for text in texts]
         return frozenset(Op(key, partial(op_module, key)) for key in keys)
 

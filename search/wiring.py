@@ -67,9 +67,7 @@ class Wiring(Protocol):
         """An operator that every network has."""
         ...
 
-    def choose(
-        self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire
-    ) -> Wire:
+    def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire) -> Wire:
         """One operator of several; None for none at all, where there is one input."""
         ...
 
@@ -162,9 +160,7 @@ class PlanWiring:
         self._steps[name] = Step(name, key, names)
         return Wire(name, output_shape(key))
 
-    def choose(
-        self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire
-    ) -> Wire:
+    def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire) -> Wire:
         key = keys[self.arch[decision]]
         return inputs[0] if key is None else self.op(name, key, *inputs)
 
@@ -238,14 +234,14 @@ class TermWiring:
         self.sizes = [len(decision.choices) for decision in decisions]
         self._always: list[str] = []
         self._terms: Counter[tuple[tuple[int, ...], tuple[tuple[str, ...], ...]]] = Counter()
+        # Cells of one kind have the same takers; their costs by which edges are free, bit by bit.
+        self._rests: dict[tuple[tuple[Taker, ...], ...], list[tuple[str, ...]]] = {}
 
     def op(self, name: str, key: OpKey, *inputs: Wire) -> Wire:
         self._always.append(str(key))
         return Wire(name, output_shape(key))
 
-    def choose(
-        self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire
-    ) -> Wire:
+    def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire) -> Wire:
         self.add((decision,), [_texts(key) for key in keys])
         return Wire(name, shape_behind(keys, inputs[0].shape))
 
@@ -271,27 +267,12 @@ class TermWiring:
     def rest(
         self, name: str, base: Wire, edges: Sequence[Edge], takers: Sequence[tuple[Taker, ...]]
     ) -> Wire:
-        looks = tuple(sorted({decision for by in takers for decision, _ in by}))
-        sizes = [self.sizes[decision] for decision in looks]
-        free = np.zeros(sizes, np.int64)
-        for bit, by in enumerate(takers):
-            unused = np.ones(sizes, np.bool_)
-            for decision, choice in by:
-                taking = np.arange(self.sizes[decision]) == choice
-                shape = [len(taking) if look == decision else 1 for look in looks]
-                unused &= ~taking.reshape(shape)
-            free |= unused.astype(np.int64) << bit
         add = (str(add_key(base.shape)),)
-        costs = [
-            tuple(
-                text
-                for bit, edge in enumerate(edges)
-                if mask >> bit & 1
-                for text in (*_texts(edge.keys[0]), *add)
-            )
-            for mask in range(2 ** len(edges))
-        ]
-        self.add(looks, [costs[mask] for mask in free.ravel().tolist()])
+        costs = self._rests.setdefault(tuple(takers), [()] * 2 ** len(edges))
+        for free in range(len(costs)):
+            for bit, edge in enumerate(edges):
+                if free >> bit & 1:
+                    costs[free] += (*_texts(edge.keys[0]), *add)
         return Wire(name, base.shape)
 
     def add(self, decisions: tuple[int, ...], op_keys: Sequence[tuple[str, ...]]) -> None:
@@ -307,7 +288,21 @@ class TermWiring:
             sizes = tuple(self.sizes[decision] for decision in decisions)
             assert len(op_keys) == math.prod(sizes)
             terms.append(CostTerm(decisions, sizes, op_keys, times))
-        return tuple(terms)
+        return (*terms, *(self._rest_term(takers, costs) for takers, costs in self._rests.items()))
+
+    def _rest_term(
+        self, takers: tuple[tuple[Taker, ...], ...], costs: Sequence[tuple[str, ...]]
+    ) -> CostTerm:
+        looks = tuple(sorted({decision for by in takers for decision, _ in by}))
+        sizes = tuple(self.sizes[decision] for decision in looks)
+        free = np.zeros(sizes, np.int64)
+        for bit, by in enumerate(takers):
+            unused = np.ones(sizes, np.bool_)
+            for decision, choice in by:
+                taking = np.arange(self.sizes[decision]) == choice
+                unused &= ~taking.reshape([-1 if look == decision else 1 for look in looks])
+            free |= unused.astype(np.int64) << bit
+        return CostTerm(looks, sizes, tuple([costs[bits] for bits in free.ravel().tolist()]))
 
 
 def _texts(key: OpKey | None) -> tuple[str, ...]:

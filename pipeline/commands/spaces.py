@@ -78,7 +78,7 @@ def show(
     from nasdeploy.search.spaces import make_space
 
     made = make_space(space_values(space, input_shape, classes, width))
-    keys = {key for term in made.cost_terms() for keys in term.op_keys for key in keys}
+    keys = {key for term in made.cost_terms() for key in term.keys}
     data: dict[str, Any] = {
         "space": dict(made.config),
         "architectures": size_of(made),
