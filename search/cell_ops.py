@@ -149,6 +149,17 @@ class ResidualReduce(nn.Module):
         return cast(Tensor, self.downsample(x) + self.conv_b(self.conv_a(x)))
 
 
+class Resize(nn.Module):
+    """An image at another size, bilinearly."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.size = (height, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.interpolate(x, self.size, mode="bilinear", align_corners=False)
+
+
 class Add(nn.Module):
     """The sum of its inputs."""
 

@@ -125,6 +125,11 @@ def _branch(key: OpKey) -> nn.Module:
     return cells.Branch(_channels(key), str(a["body"]), int(a["kernel"]))
 
 
+def _resize(key: OpKey) -> nn.Module:
+    a = _integers(key)
+    return cells.Resize(a["height"], a["width"])
+
+
 def _convolution(make: Callable[[int, int, int, int], nn.Module]) -> Callable[[OpKey], nn.Module]:
     """A kind with the attributes kernel, out and stride."""
 
@@ -176,6 +181,7 @@ KINDS: dict[str, Callable[[OpKey], nn.Module]] = {
     "mbconv": _mbconv,
     "relu_conv_bn": _convolution(cells.ReLUConvBN),
     "residual_reduce": lambda key: cells.ResidualReduce(_channels(key), _integers(key)["out"]),
+    "resize": _resize,
     "sep_conv": _on_channels(cells.SepConv),
     "zeros": lambda key: cells.Zeros(_integers(key)["stride"]),
 }

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from nasdeploy.search.task import Task
 
 
-class WiredSpace(ABC):
-    """A `SearchSpace` that says how its networks are wired.
+class PlannedSpace(ABC):
+    """A `SearchSpace` that says of an architecture which operators it has and how they are wired.
 
     Attributes:
         keep_spare: Networks hold the parameters of operators on which nothing depends, as the
@@ -39,41 +39,43 @@ class WiredSpace(ABC):
     def config(self) -> Mapping[str, Any]: ...
 
     @abstractmethod
-    def wire(self, net: Wiring, image: Wire, deployment: Deployment) -> Wire:
-        """Wire everything before the head; returns the features."""
+    def plan(self, arch: Arch, deployment: Deployment | None = None) -> Plan:
+        """The operators of one architecture, and how they are wired; the head is not in it."""
+
+    @abstractmethod
+    def cost_terms(self) -> tuple[CostTerm, ...]: ...
 
     def sample(self, rng: Random) -> Arch:
-        return tuple(rng.randrange(len(decision.choices)) for decision in self.decisions)
+        drawn = tuple(rng.randrange(len(decision.choices)) for decision in self.decisions)
+        return self.canonical_arch(drawn)
 
     def mutate(self, arch: Arch, rng: Random) -> Arch:
         """`arch` with one decision, drawn evenly from those that matter, changed."""
-        check_arch(self, arch)
         at = rng.choice(self.changeable(arch))
         others = [c for c in range(len(self.decisions[at].choices)) if c != arch[at]]
-        return (*arch[:at], rng.choice(others), *arch[at + 1 :])
+        return self.canonical_arch((*arch[:at], rng.choice(others), *arch[at + 1 :]))
+
+    def idle(self, arch: Arch) -> frozenset[int]:
+        """Decisions of which another choice would make the same network."""
+        return frozenset()
+
+    def canonical_arch(self, arch: Arch) -> Arch:
+        """`arch` with the first choice of every idle decision: the same network."""
+        idle = self.idle(arch)
+        return tuple(0 if index in idle else choice for index, choice in enumerate(arch))
 
     def changeable(self, arch: Arch) -> list[int]:
         """Decisions of which another choice makes another network."""
-        several = [i for i, decision in enumerate(self.decisions) if len(decision.choices) > 1]
+        check_arch(self, arch)
+        idle = self.idle(arch)
+        several = [
+            index
+            for index, decision in enumerate(self.decisions)
+            if len(decision.choices) > 1 and index not in idle
+        ]
         if not several:
             raise UsageError(f"{self.name} has a single architecture: there is nothing to change.")
         return several
-
-    def plan(self, arch: Arch, deployment: Deployment | None = None) -> Plan:
-        """The operators of one architecture, and how they are wired; the head is not in it."""
-        check_arch(self, arch)
-        deployment = deployment or self.deployment
-        net = PlanWiring(arch, keep_spare=self.keep_spare)
-        return net.finish(self.wire(net, Wire(IMAGE, deployment.input_shape), deployment))
-
-    def cost_terms(self) -> tuple[CostTerm, ...]:
-        return self._cost_terms
-
-    @cached_property
-    def _cost_terms(self) -> tuple[CostTerm, ...]:
-        net = TermWiring(self.decisions)
-        features = self.wire(net, Wire(IMAGE, self.deployment.input_shape), self.deployment)
-        return net.finish(self.head_key(features.shape))
 
     def head_key(self, features: Shape) -> OpKey:
         return OpKey.of("classifier", [features], classes=self.deployment.classes)
@@ -91,6 +93,34 @@ class WiredSpace(ABC):
         deployment = deployment or self.deployment
         plan = self.plan(arch, deployment)
         return network_of(plan, partial(task.head, classes=deployment.classes))
+
+    @abstractmethod
+    def supernet(
+        self, mixing: Mixing, *, task: Task, deployment: Deployment | None = None
+    ) -> Supernet: ...
+
+
+class WiredSpace(PlannedSpace):
+    """A space whose shapes no decision changes: its networks are wired all at once."""
+
+    @abstractmethod
+    def wire(self, net: Wiring, image: Wire, deployment: Deployment) -> Wire:
+        """Wire everything before the head; returns the features."""
+
+    def plan(self, arch: Arch, deployment: Deployment | None = None) -> Plan:
+        check_arch(self, arch)
+        deployment = deployment or self.deployment
+        net = PlanWiring(arch, keep_spare=self.keep_spare)
+        return net.finish(self.wire(net, Wire(IMAGE, deployment.input_shape), deployment))
+
+    def cost_terms(self) -> tuple[CostTerm, ...]:
+        return self._cost_terms
+
+    @cached_property
+    def _cost_terms(self) -> tuple[CostTerm, ...]:
+        net = TermWiring(self.decisions)
+        features = self.wire(net, Wire(IMAGE, self.deployment.input_shape), self.deployment)
+        return net.finish(self.head_key(features.shape))
 
     def supernet(
         self, mixing: Mixing, *, task: Task, deployment: Deployment | None = None

@@ -98,8 +98,8 @@ def output_shape(key: OpKey) -> Shape:
     a = key.attribute
     if key.kind == "concat":
         channels = sum(shape[0] for shape in key.input_shapes)
-    if "size" in a:
-        height = width = int(a["size"])
+    if key.kind == "resize":
+        return channels, int(a["height"]), int(a["width"])
     stride = int(a.get("stride", 1))
     return int(a.get("out", channels)), (height - 1) // stride + 1, (width - 1) // stride + 1
 

@@ -11,6 +11,7 @@ from nasdeploy.search.space import SearchSpace
 from nasdeploy.search.spaces.darts import DartsSpace
 from nasdeploy.search.spaces.enas import EnasMacroSpace, EnasMicroSpace
 from nasdeploy.search.spaces.mobile import MobileSpace
+from nasdeploy.search.spaces.mobile_elastic import ElasticMobileSpace
 from nasdeploy.search.spaces.nasbench201 import NasBench201Space
 from nasdeploy.search.spaces.pnas import PnasSpace
 
@@ -19,6 +20,7 @@ SPACES: dict[str, Callable[..., SearchSpace]] = {
     "enas-macro": EnasMacroSpace,
     "enas-micro": EnasMicroSpace,
     "mobile": partial(MobileSpace, "mobile"),
+    "mobile-elastic": ElasticMobileSpace,
     "mobile-small": partial(MobileSpace, "mobile-small"),
     "nasbench201": NasBench201Space,
     "pnas": PnasSpace,

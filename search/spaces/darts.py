@@ -150,9 +150,6 @@ class DartsSpace(WiredSpace):
             wire_cell=self._wire_cell,
         )
 
-    def sample(self, rng: Random) -> Arch:
-        return self.canonical_arch(super().sample(rng))
-
     def mutate(self, arch: Arch, rng: Random) -> Arch:
         """One decision that matters, changed; an edge that is moved takes its operator along."""
         child = super().mutate(arch, rng)
@@ -166,13 +163,16 @@ class DartsSpace(WiredSpace):
                     child = replaced(child, {self._edge(cell, node, new): moved})
         return self.canonical_arch(child)
 
-    def changeable(self, arch: Arch) -> list[int]:
-        idle = self._idle(arch)
-        return [index for index in super().changeable(arch) if index not in idle]
-
-    def canonical_arch(self, arch: Arch) -> Arch:
-        """`arch` with the first operator on every edge that ends nowhere: the same network."""
-        return replaced(arch, dict.fromkeys(self._idle(arch), 0))
+    def idle(self, arch: Arch) -> frozenset[int]:
+        """The decisions on edges that end nowhere."""
+        check_arch(self, arch)
+        return frozenset(
+            self._edge(cell, node, source)
+            for cell in CELLS
+            for node in range(1, NODES)
+            for source in range(node + 2)
+            if source not in self.inputs_of(arch, cell, node)
+        )
 
     def inputs_of(self, arch: Arch, cell: str, node: int) -> tuple[int, ...]:
         """The two inputs of a node: 0 and 1 the cells before, 2 and on the nodes."""
@@ -216,17 +216,6 @@ class DartsSpace(WiredSpace):
 
     def _edge(self, cell: str, node: int, source: int) -> int:
         return self._index[f"{cell}.node{node}.from{source}"]
-
-    def _idle(self, arch: Arch) -> set[int]:
-        """The decisions on edges that end nowhere."""
-        check_arch(self, arch)
-        return {
-            self._edge(cell, node, source)
-            for cell in CELLS
-            for node in range(1, NODES)
-            for source in range(node + 2)
-            if source not in self.inputs_of(arch, cell, node)
-        }
 
     def _wire_cell(self, net: Wiring, name: str, inputs: Inputs, reduction: bool) -> Wire:
         cell = CELLS[reduction]

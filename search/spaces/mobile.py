@@ -217,20 +217,20 @@ class MobileSpace:
 
     def _slots(self, deployment: Deployment) -> Iterator[_Slot]:
         layout = self.layout
-        shape = _after(deployment.input_shape, self._width(layout.stem), layout.stem_stride)
+        shape = shape_after(deployment.input_shape, self._width(layout.stem), layout.stem_stride)
         first = self._width(layout.first)
         yield _Slot(
             "first",
-            tuple(_mbconv(shape, first, 1, kernel, 1) for kernel in layout.kernels),
+            tuple(mbconv_key(shape, first, 1, kernel, 1) for kernel in layout.kernels),
             tuple(f"k{kernel}" for kernel in layout.kernels),
         )
-        shape = _after(shape, first, 1)
+        shape = shape_after(shape, first, 1)
         for stage, (channels, blocks, stage_stride) in enumerate(layout.stages, start=1):
             out = self._width(channels)
             for block in range(1, blocks + 1):
                 stride = stage_stride if block == 1 else 1
                 options = [(k, e) for e in layout.expansions for k in layout.kernels]
-                keys = [_mbconv(shape, out, e, k, stride) for k, e in options]
+                keys = [mbconv_key(shape, out, e, k, stride) for k, e in options]
                 labels = [f"k{k}e{e}" for k, e in options]
                 may_skip = stride == 1 and shape[0] == out
                 yield _Slot(
@@ -238,7 +238,7 @@ class MobileSpace:
                     (*keys, *([None] if may_skip else [])),
                     (*labels, *([SKIP] if may_skip else [])),
                 )
-                shape = _after(shape, out, stride)
+                shape = shape_after(shape, out, stride)
 
     def _fixed(self, deployment: Deployment) -> tuple[OpKey, OpKey, OpKey]:
         """Stem, feature convolution and classifier: what every network has."""
@@ -250,25 +250,29 @@ class MobileSpace:
             out=self._width(layout.stem),
             stride=layout.stem_stride,
         )
-        shape = _after(deployment.input_shape, self._width(layout.stem), layout.stem_stride)
+        shape = shape_after(deployment.input_shape, self._width(layout.stem), layout.stem_stride)
         for channels, _, stride in layout.stages:
-            shape = _after(shape, self._width(channels), stride)
+            shape = shape_after(shape, self._width(channels), stride)
         out = self._width(layout.features) if self.width_mult > 1 else layout.features
         features = OpKey.of("conv_bn_relu6", [shape], kernel=1, out=out, stride=1)
         head = OpKey.of("classifier", [(out, *shape[1:])], classes=deployment.classes)
         return stem, features, head
 
     def _width(self, channels: int) -> int:
-        scaled = channels * self.width_mult
-        rounded = max(8, int(scaled + 4) // 8 * 8)
-        return rounded if rounded >= 0.9 * scaled else rounded + 8
+        return rounded_width(channels * self.width_mult)
 
 
-def _mbconv(shape: Shape, out: int, expand: int, kernel: int, stride: int) -> OpKey:
+def rounded_width(channels: float) -> int:
+    """The nearest multiple of 8, or the one above where that loses more than a tenth."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8
+
+
+def mbconv_key(shape: Shape, out: int, expand: int, kernel: int, stride: int) -> OpKey:
     return OpKey.of("mbconv", [shape], expand=expand, kernel=kernel, out=out, stride=stride)
 
 
-def _after(shape: Shape, channels: int, stride: int) -> Shape:
+def shape_after(shape: Shape, channels: int, stride: int) -> Shape:
     """The shape behind a convolution that pads by half its kernel."""
     return channels, (shape[1] - 1) // stride + 1, (shape[2] - 1) // stride + 1
 
