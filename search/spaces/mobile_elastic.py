@@ -140,7 +140,7 @@ class ElasticMobileSpace(PlannedSpace):
     def supernet(
         self, mixing: Mixing, *, task: Task, deployment: Deployment | None = None
     ) -> Supernet:
-        """Paths of different shapes have weights of their own; they can be taken one by one only."""
+        """Paths of different shapes have weights of their own: only one can be taken at a time."""
         from nasdeploy.search.supernet import Supernet
         from nasdeploy.search.wired import Network
 

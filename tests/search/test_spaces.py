@@ -9,33 +9,22 @@ from typing import Any
 
 import pytest
 import torch
+from small_spaces import SMALL, small
 from torch import Tensor, nn
 
-from nasdeploy.search.counters import count, counted_cost
+from nasdeploy.latency_tables.cost import CompiledCost
+from nasdeploy.search.counters import REDUCE, count, counted_cost
 from nasdeploy.search.ops import op_module
-from nasdeploy.search.space import Deployment, SearchSpace, check_arch
+from nasdeploy.search.space import Deployment, SearchSpace, check_arch, size_of
 from nasdeploy.search.spaces import make_space
 from nasdeploy.search.supernet import SinglePath
 from nasdeploy.search.task import Classification
 from nasdeploy.search.wired_space import PlannedSpace
-from nasdeploy.search.wiring import output_shape
+from nasdeploy.search.wiring import all_archs, output_shape
 
 TASK = Classification()
-SMALL: dict[str, dict[str, Any]] = {
-    "darts": {"channels": 4, "layers": 4, "stem_multiplier": 2},
-    "enas-macro": {"channels": 4, "layers": 6},
-    "enas-micro": {"channels": 4, "layers": 4, "blocks": 3, "stem_multiplier": 2},
-    "mobile-elastic": {"stages": [[8, 2, 2], [16, 3, 1], [24, 1, 2]], "depths": [1, 2]},
-    "mobile-small": {"stem": 8, "stages": [[8, 2, 2], [16, 2, 2]], "features": 16},
-    "nasbench201": {"channels": 4, "cells": 1},
-    "pnas": {"channels": 4, "layers": 4, "blocks": 3, "combinations": ["add", "concat"]},
-}
 NOT_MIXED = {"mobile-elastic"}  # its paths have different shapes
 WIRED = sorted(set(SMALL) - {"mobile-small"})
-
-
-def small(name: str) -> SearchSpace:
-    return make_space(name, input_shape=[3, 12, 12], classes=5, **SMALL[name])
 
 
 @pytest.fixture(params=sorted(SMALL))
@@ -44,9 +33,18 @@ def space(request: pytest.FixtureRequest) -> SearchSpace:
 
 
 def test_a_sum_over_the_terms_is_what_a_built_network_counts(space: SearchSpace) -> None:
+    whats = ("macs", "params", "memory_bytes")
+    with torch.device("meta"):
+        counted = {str(op.key): count(op.build(), op.input_shapes) for op in space.all_ops()}
+    sizes = [len(decision.choices) for decision in space.decisions]
+    costs = {}
+    for what in whats:
+        values = {key: float(counts.value(what, "fp32")) for key, counts in counted.items()}
+        costs[what] = CompiledCost.compile(
+            space.cost_terms(), values, sizes, reduce=REDUCE[what], what=what
+        )
     rng = Random(2)
-    costs = {what: counted_cost(space, what) for what in ("macs", "params", "memory_bytes")}
-    archs, reach = [space.sample(rng) for _ in range(6)], costs["macs"].range()
+    archs, reach = [space.sample(rng) for _ in range(4)], costs["macs"].range()
     for arch in (*archs, reach.lowest, reach.highest):
         counts = count(space.build(arch, task=TASK), [space.deployment.input_shape])
         for what, cost in costs.items():
@@ -159,3 +157,16 @@ def test_a_network_can_be_trained_at_another_shape(space: SearchSpace) -> None:
     arch, proxy = space.sample(Random(9)), Deployment((1, 16, 11), 3)
     network: nn.Module = space.build(arch, task=TASK, deployment=proxy)
     assert network(torch.zeros(2, 1, 16, 11)).shape == (2, 3)
+
+
+def test_the_exact_range_is_that_of_all_architectures_where_neighbours_shapes_depend() -> None:
+    space = small("mobile-elastic")
+    cost = counted_cost(space, "macs")
+    archs = all_archs(space.decisions)
+    assert len(archs) == size_of(space) == 2 * (2 * 2 * 4 * 4) * (2 * 4)
+    everything = cost(archs)
+    reach = cost.range()
+    assert (reach.low, reach.high) == (everything.min(), everything.max())
+    for arch in (reach.lowest, reach.highest, *archs[::97]):
+        network = space.build(arch, task=TASK)
+        assert count(network, [space.deployment.input_shape]).macs == cost.of(arch)
