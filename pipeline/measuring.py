@@ -9,11 +9,11 @@ from typing import Any, cast
 
 from nasdeploy.device_agent.job import Graph
 from nasdeploy.device_agent.measure import MeasureConfig
-from nasdeploy.device_agent.statistics import Statistic
+from nasdeploy.device_agent.statistics import Statistic, Statistics
 from nasdeploy.device_agent.verify import measure_network
 from nasdeploy.durable import Journal, read_jsonl, sha256_file
 from nasdeploy.errors import UsageError
-from nasdeploy.pipeline.run_folder import digest
+from nasdeploy.pipeline.run_folder import digest, now
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import measuring_update, probe_graphs
 
@@ -30,6 +30,8 @@ class NetworkLatency:
         device: The device's fingerprint.
         ms: The bound's statistic, over all process starts, its 95 % interval `low_ms` to `high_ms`.
         median_ms: Always beside it.
+        statistics: All of them, as a table's anchor has them.
+        measured: When, ISO 8601 in UTC.
     """
 
     name: str
@@ -47,10 +49,27 @@ class NetworkLatency:
     n: int
     starts: int
     peak_rss_bytes: int | None
+    statistics: Mapping[str, Any]
+    measured: str
 
     def within(self, bound_ms: float) -> bool:
         """The whole interval lies within the bound."""
         return self.high_ms <= bound_ms
+
+
+def columns(statistics: Statistics) -> dict[str, Any]:
+    """Statistics as a table's rows and anchors name them."""
+    return {
+        "n": statistics.n,
+        "min_ms": statistics.min_ms,
+        "p10_ms": statistics.p10_ms,
+        "median_ms": statistics.median_ms,
+        "p90_ms": statistics.p90_ms,
+        "p95_ms": statistics.p95_ms,
+        "mad_ms": statistics.mad_ms,
+        "mean_ms": statistics.mean_ms,
+        "ci95_ms": statistics.ci95_ms,
+    }
 
 
 def network_config(context: Context) -> MeasureConfig:
@@ -160,6 +179,8 @@ class Measurements:
             n=statistics.n,
             starts=measured.session.starts,
             peak_rss_bytes=measured.session.peak_rss_bytes,
+            statistics=columns(statistics),
+            measured=now(),
         )
         self.journal.append(asdict(latency))
         return latency

@@ -24,6 +24,7 @@ from nasdeploy.durable import sha256_file, write_json
 from nasdeploy.errors import BadInput, UsageError
 
 RUNS = Path("runs")
+MANIFEST = "manifest.json"
 STAGES = ("profile", "search", "train", "export", "verify", "report")
 
 
@@ -53,7 +54,7 @@ class RunFolder:
         self.manifest = self._read_manifest()
 
     def _read_manifest(self) -> dict[str, Any]:
-        file = self.path / "manifest.json"
+        file = self.path / MANIFEST
         if not file.exists():
             return {"created": now(), "begun": {}, "stages": {}}
         try:
@@ -68,7 +69,7 @@ class RunFolder:
 
     def save(self, **values: Any) -> None:
         self.manifest.update(values)
-        write_json(self.path / "manifest.json", self.manifest)
+        write_json(self.path / MANIFEST, self.manifest)
 
     def outputs_of(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage recorded, if all its files are still as it wrote them."""
@@ -169,7 +170,7 @@ class RunFolder:
 
 def newest_run(runs: Path = RUNS) -> Path:
     """The run that was written last; what a bare `train`, `export` or `verify` goes on with."""
-    manifests = sorted(runs.glob("*/manifest.json"), key=lambda file: file.stat().st_mtime)
+    manifests = sorted(runs.glob(f"*/{MANIFEST}"), key=lambda file: file.stat().st_mtime)
     if not manifests:
         raise UsageError(
             f"There is no run in {runs}/. Start one: nasdeploy search --latency 40% --data ..."
@@ -182,9 +183,9 @@ def find_run(name: str | None, runs: Path = RUNS) -> Path:
     if name is None:
         return newest_run(runs)
     for path in (Path(name), runs / name):
-        if (path / "manifest.json").exists():
+        if (path / MANIFEST).exists():
             return path
-    known = sorted(file.parent.name for file in runs.glob("*/manifest.json"))
+    known = sorted(file.parent.name for file in runs.glob(f"*/{MANIFEST}"))
     raise UsageError(f"There is no run {name!r}. Known: {', '.join(known) or 'none'}.")
 
 

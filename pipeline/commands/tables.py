@@ -121,20 +121,34 @@ def diff(
 @app.command()
 def merge(
     first: TableArgument,
-    second: TableArgument,
+    second: Annotated[
+        str, typer.Argument(help="Another table's file, or a run whose measurements to take over.")
+    ],
     into: Annotated[Path, typer.Option("--into", help="Where to write the merged table.")],
     format: FormatOption = Format.table,
 ) -> None:
-    """Make one table of two of the same device and runtime; of two rows the newer one stays.
+    """Make one table of two of the same device and runtime, or of a table and what a run measured.
+
+    Of two rows the newer one stays. A run's own table is never changed by it: the networks that it
+    measured become anchors only here.
 
     \b
-    Example:
+    Examples:
         nasdeploy table merge tables/a.yaml tables/b.yaml --into tables/both.yaml
+        nasdeploy table merge tables/a.yaml runs/quickstart --into tables/a2.yaml
     """
     from nasdeploy.latency_tables.compare import merge as merge_tables
     from nasdeploy.latency_tables.table import find_table, read_table, write_table
+    from nasdeploy.pipeline.run_folder import MANIFEST, RunFolder
 
-    merged = merge_tables(read_table(find_table(first)), read_table(find_table(second)))
+    if (Path(second) / MANIFEST).is_file():
+        from nasdeploy.pipeline.estimating import open_table
+        from nasdeploy.pipeline.run_table import run_table
+
+        opened = open_table(first)
+        merged = merge_tables(opened.table, run_table(RunFolder(Path(second)), opened))
+    else:
+        merged = merge_tables(read_table(find_table(first)), read_table(find_table(second)))
     write_table(merged.table, into)
     data = {
         "table": str(into),

@@ -12,7 +12,7 @@ from typing import Any
 
 from nasdeploy.device_agent.measure import MeasureConfig, measure
 from nasdeploy.device_agent.session import Session
-from nasdeploy.device_agent.statistics import Statistics, Warmth
+from nasdeploy.device_agent.statistics import Warmth
 from nasdeploy.durable import Journal
 from nasdeploy.errors import UsageError
 from nasdeploy.export.cache import CachedFile, ExportJob
@@ -21,6 +21,7 @@ from nasdeploy.latency_tables.rows import Statistics as RowStatistics
 from nasdeploy.latency_tables.table import LatencyTable, write_table
 from nasdeploy.pipeline.anchors import spread_archs
 from nasdeploy.pipeline.estimating import estimator_of
+from nasdeploy.pipeline.measuring import columns
 from nasdeploy.pipeline.run_folder import digest, now
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import (
@@ -128,20 +129,6 @@ def _measure(context: Context, files: Mapping[str, CachedFile], journal: Path) -
     return session
 
 
-def _columns(statistics: Statistics) -> dict[str, Any]:
-    return {
-        "n": statistics.n,
-        "min_ms": statistics.min_ms,
-        "p10_ms": statistics.p10_ms,
-        "median_ms": statistics.median_ms,
-        "p90_ms": statistics.p90_ms,
-        "p95_ms": statistics.p95_ms,
-        "mad_ms": statistics.mad_ms,
-        "mean_ms": statistics.mean_ms,
-        "ci95_ms": statistics.ci95_ms,
-    }
-
-
 def deployment_of(space: SearchSpace) -> dict[str, Any]:
     """What an anchor is tied to, as plain data: everything of the space but its name."""
     return {name: value for name, value in space.config.items() if name != "name"}
@@ -195,7 +182,7 @@ def _table(
     session_id = f"{config.runtime}-{config.precision}-{digest(record)[:8]}"
     ops = {
         key: Row(
-            **_columns(session.statistics(key, warmth=warmth, subtract_empty=True)),
+            **columns(session.statistics(key, warmth=warmth, subtract_empty=True)),
             graph=file.graph,
             session=session_id,
         )
@@ -208,7 +195,7 @@ def _table(
             deployment=deployment_of(space),
             arch=arch,
             statistics=RowStatistics(
-                **_columns(
+                **columns(
                     session.statistics(network_id(arch), warmth=warmth, subtract_empty=False)
                 )
             ),

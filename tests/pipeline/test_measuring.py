@@ -14,6 +14,7 @@ ONE = NetworkLatency(
     name="network 0.1", file_sha256="a" * 64, device="cpu, 2 cores", runtime="litert",
     precision="int8", threads=1, statistic="p10", clock="wall", ms=2.0, low_ms=1.9, high_ms=2.1,
     median_ms=2.2, n=60, starts=3, peak_rss_bytes=None,
+    statistics={"n": 60, "p10_ms": 2.0, "median_ms": 2.2}, measured="2026-03-01T12:00:00+00:00",
 )  # fmt: skip
 WANTED = {"device": "cpu, 2 cores", "runtime": "litert", "precision": "int8", "threads": 1,
           "statistic": "p10"}  # fmt: skip

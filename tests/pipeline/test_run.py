@@ -215,3 +215,25 @@ def test_weights_are_read_as_plain_tensors(finished: Path) -> None:
 
 def test_the_environment_of_the_tests_reaches_the_processes(cache: Path) -> None:
     assert environment()["NASDEPLOY_CACHE"] == str(cache)
+
+
+def test_what_a_run_measured_becomes_anchors_of_its_table_when_asked(run: Path, cli: Cli) -> None:
+    before = (run / "table.yaml").read_bytes()
+    ended = cli("table", "merge", str(run / "table.yaml"), str(run), "--into", "merged.yaml")
+    assert ended.code == 0, ended.err
+    assert (run / "table.yaml").read_bytes() == before
+    table, merged = read_table(run / "table.yaml"), read_table(Path("merged.yaml"))
+    winner = json.loads((run / "winner" / "arch.json").read_text())
+    added = merged.anchors[len(table.anchors) :]
+    assert [anchor.arch for anchor in added] == [tuple(winner["arch"])]
+    assert added[0].statistics.value("p10") == winner["candidate"]["ms"]
+    assert merged.ops == table.ops
+
+
+def test_a_run_on_another_runtime_has_no_anchors_for_a_table(run: Path, cli: Cli) -> None:
+    measurements = run / "measurements.jsonl"
+    measurements.write_text(measurements.read_text().replace('"onnxruntime"', '"litert"'))
+    ended = cli("table", "merge", str(run / "table.yaml"), str(run), "--into", "merged.yaml")
+    assert ended.code == 2
+    assert "measured no network" in ended.err
+    assert not Path("merged.yaml").exists()
