@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -43,7 +44,7 @@ from nasdeploy.pipeline.stages.files import (
     op_jobs,
     probe_jobs,
 )
-from nasdeploy.pipeline.stages.profile import WARMTHS
+from nasdeploy.pipeline.stages.profile import operators_of_a_network
 from nasdeploy.search.counters import counted_cost
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
@@ -81,8 +82,8 @@ def compiled(
     )
 
 
-def network_ms(session: Session, arch: Arch, statistic: Statistic, warmth: Warmth) -> float:
-    found = session.statistics(network_id(arch), statistic, warmth=warmth, subtract_empty=False)
+def network_ms(session: Session, arch: Arch, statistic: Statistic) -> float:
+    found = session.statistics(network_id(arch), statistic, subtract_empty=False)
     return found.value(statistic)
 
 
@@ -124,6 +125,7 @@ class Benchmark:
                 journal=Journal(self.folder / f"{name}.jsonl"),
                 seed=self.args.seed,
                 name=name,
+                alone=[network_id(arch) for arch in networks],
                 on_progress=measuring_update(update),
             )
         session.raise_failures()
@@ -133,11 +135,13 @@ class Benchmark:
         args = self.args
         rng = Random(args.seed)
         # a rough look at the operators, only to know which networks are fast
-        rough_config = MeasureConfig(min_samples=10, min_duration_s=0)
+        rough_config = MeasureConfig(
+            min_samples=10, min_duration_s=0, chain=operators_of_a_network(self.space)
+        )
         rough, keys = self.measured([], rough_config, "rough")
         fast = fast_archs(
             self.space,
-            Estimator(compiled(self.space, rough, keys, "min", "cold")),
+            Estimator(compiled(self.space, rough, keys, "min", "warm")),
             args.networks,
             rng,
         )
@@ -164,32 +168,28 @@ class Benchmark:
         archs: list[Arch],
         statistic: Statistic,
     ) -> dict[str, object]:
-        # cold or warm runs: what a profile decides in the same way, on the anchors alone
-        estimators: dict[Warmth, Estimator] = {}
-        for warmth in WARMTHS:
-            fitted = tuple(
-                Measured(arch, network_ms(session, arch, statistic, warmth)) for arch in anchors
-            )
-            cost = compiled(self.space, session, keys, statistic, warmth)
-            estimators[warmth] = Estimator(cost, fitted, statistic)
-        runs = min(WARMTHS, key=lambda warmth: sum(estimators[warmth].loo_errors))
-        estimator = estimators[runs]
+        fitted = tuple(Measured(arch, network_ms(session, arch, statistic)) for arch in anchors)
         judged = [arch for arch in archs if arch not in anchors]
-        measured = np.array([network_ms(session, arch, statistic, runs) for arch in judged])
+        measured = np.array([network_ms(session, arch, statistic) for arch in judged])
+        estimator, cold = (
+            Estimator(compiled(self.space, session, keys, statistic, warmth), fitted, statistic)
+            for warmth in get_args(Warmth)[::-1]
+        )
         estimated = estimator.population(judged)
         errors = 100 * np.abs(estimated / measured - 1)
         plain = 100 * np.abs(estimator.cost(judged) / measured - 1)
+        cold_errors = 100 * np.abs(cold.population(judged) / measured - 1)
         return {
             "runtime": self.args.runtime,
             "precision": self.args.precision,
             "sample": sample,
             "statistic": statistic,
-            "runs": runs,
             "networks": len(judged),
             "median_error_pct": round(float(np.median(errors)), 3),
             "p95_error_pct": round(float(np.percentile(errors, 95)), 3),
             "spearman": round(float(spearmanr(estimated, measured).statistic), 4),
             "plain_sum_median_error_pct": round(float(np.median(plain)), 3),
+            "cold_rows_median_error_pct": round(float(np.median(cold_errors)), 3),
             "scale": round(estimator.scale, 4),
             "offset_ms": round(estimator.offset, 5),
             "latency_ms": [round(float(measured.min()), 3), round(float(measured.max()), 3)],

@@ -17,6 +17,7 @@ class Listener:
 
     Args:
         models: In the order in which they are loaded; the sentinel first, then the empty graph.
+        passes: How often each chain of a round is gone through.
         on_round: Called with each round as soon as it is complete.
     """
 
@@ -25,11 +26,13 @@ class Listener:
         models: Sequence[str],
         job: Job,
         log: SessionLog,
+        passes: int,
         on_round: Callable[[Round], None],
     ) -> None:
         self._models = models
         self._job = job
         self._log = log
+        self._passes = passes
         self._on_round = on_round
         self._load_ms: dict[str, float] = {}
         self._expected = self._visits()
@@ -98,12 +101,13 @@ class Listener:
 
     def _complete(self, number: int) -> None:
         now = time.monotonic()
-        sentinel = self._samples[self._models[0]]
+        runs_ns = [visit.wall_ns[0] for visit in self._samples[self._models[0]]]
+        chains_ns = [runs_ns[i : i + self._passes] for i in range(0, len(runs_ns), self._passes)]
         round_ = Round(
             number=number,
             start=self._log.starts,
             duration_s=now - self._round_began,
-            sentinel_ms=sentinel_reading_ms([visit.wall_ns for visit in sentinel]),
+            sentinel_ms=sentinel_reading_ms(chains_ns),
             samples={name: _joined(visits) for name, visits in self._samples.items()},
         )
         self._samples = {}

@@ -6,7 +6,7 @@ docs/measuring.md says why it is like this.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from nasdeploy.device_agent.condition import read_condition
@@ -33,13 +33,14 @@ class MeasureConfig:
     Attributes:
         threads: The runtime's.
         warmups: Runs of each graph after loading it; they don't count.
-        min_samples: Of each graph, at least.
-        repeats: Timed runs of each visit. The first is cold, what ran before it was another
-            graph; the others are warm.
-        discard: Runs just before them that don't count; with any, all timed runs are warm.
+        min_samples: Warm ones of each graph, at least.
+        passes: How often each chain of graphs is gone through in a round. The first pass is cold,
+            the others are warm and are what counts.
+        chain: About how many operators are gone through before they come again; as many as a
+            network has, so that each finds the caches as it would find them there.
         min_duration_s: Of all accepted rounds together, at least.
         min_starts: The rounds come from at least so many process starts.
-        sentinel_visits: Of the sentinel and of the empty graph in each round.
+        sentinel_visits: Chains of a round that the sentinel and the empty graph are in, at least.
         sentinel_tolerance: How far a round's sentinel may be off its usual time.
         max_rejected_share: Above it, after 40 rounds or more, the device is called unstable.
         rounds_per_start: At most, unless the rounds are so short that starting takes longer.
@@ -51,8 +52,8 @@ class MeasureConfig:
     threads: int = 1
     warmups: int = 10
     min_samples: int = 50
-    repeats: int = 2
-    discard: int = 0
+    passes: int = 2
+    chain: int = 20
     min_duration_s: float = 2.0
     min_starts: int = 1
     sentinel_visits: int = 3
@@ -65,13 +66,15 @@ class MeasureConfig:
 
     def __post_init__(self) -> None:
         positive = (
-            "threads", "min_samples", "repeats", "min_starts", "sentinel_visits",
+            "threads", "min_samples", "chain", "min_starts", "sentinel_visits",
             "rounds_per_start", "sentinel_tolerance", "start_timeout_s",
         )  # fmt: skip
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name} must be more than 0, got {getattr(self, name)}.")
-        for name in ("warmups", "discard", "min_duration_s"):
+        if self.passes < 2:
+            raise UsageError(f"passes must be at least 2, the first is cold; got {self.passes}.")
+        for name in ("warmups", "min_duration_s"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must be at least 0, got {getattr(self, name)}.")
 
@@ -87,6 +90,7 @@ def measure(
     journal: Journal,
     seed: int,
     name: str = "profile",
+    alone: Collection[str] = (),
     on_progress: OnProgress | None = None,
 ) -> Session:
     """Measure `graphs` until there are enough rounds in which the device was itself.
@@ -99,6 +103,7 @@ def measure(
         sentinel: One fixed operator of about 0.1 to 1 ms, by which rounds are judged.
         empty: A graph that does nothing, whose time is what a call costs.
         name: Of the session in the journal, which may hold several.
+        alone: Ids of the whole networks among `graphs`: each is measured by itself.
         on_progress: Called after each round with accepted rounds, rounds needed, the seconds left
             (None while unknown) and a text for the user.
     Raises:
@@ -109,10 +114,10 @@ def measure(
             other graphs that don't, `Session.failures` knows.
     """
     everything = (sentinel, empty, *graphs)
-    identity = _identity(device, runner, everything, config, seed)
+    identity = _identity(device, runner, everything, alone, config, seed)
     log = SessionLog(journal, name, identity)
     report = on_progress or (lambda done, total, eta_s, text: None)
-    measuring = _Measuring(device, runner, everything, config, log, report, seed)
+    measuring = _Measuring(device, runner, everything, identity, config, log, report)
     if measuring.rounds_needed() > 0:
         with device_lock(
             device,
@@ -130,6 +135,7 @@ def _identity(
     device: Device,
     runner: Runner,
     everything: Sequence[Graph],
+    alone: Collection[str],
     config: MeasureConfig,
     seed: int,
 ) -> Identity:
@@ -148,12 +154,13 @@ def _identity(
         runtime=runner.runtime,
         threads=config.threads,
         warmups=config.warmups,
-        repeats=config.repeats,
-        discard=config.discard,
+        passes=config.passes,
+        chain=config.chain,
         sentinel_visits=config.sentinel_visits,
         seed=seed,
         sentinel=everything[0].id,
         empty=everything[1].id,
+        alone=sorted(alone),
         graphs={graph.id: graph.sha256 for graph in everything},
     )
 
@@ -166,10 +173,10 @@ class _Measuring:
         device: Device,
         runner: Runner,
         everything: Sequence[Graph],
+        identity: Identity,
         config: MeasureConfig,
         log: SessionLog,
         report: OnProgress,
-        seed: int,
     ) -> None:
         self._device = device
         self._runner = runner
@@ -177,7 +184,7 @@ class _Measuring:
         self._config = config
         self._log = log
         self._report = report
-        self._seed = seed
+        self._identity = identity
 
     def _accepted(self) -> list[Round]:
         return self._log.accepted(self._config.sentinel_tolerance)
@@ -185,7 +192,7 @@ class _Measuring:
     def rounds_needed(self) -> int:
         """Accepted rounds that are still missing, as far as can be said now."""
         config, accepted = self._config, self._accepted()
-        for_samples = math.ceil(config.min_samples / config.repeats) - len(accepted)
+        for_samples = math.ceil(config.min_samples / (config.passes - 1)) - len(accepted)
         for_starts = config.min_starts - len({r.start for r in accepted})
         for_duration = 0
         short_s = config.min_duration_s - sum(r.duration_s for r in accepted)
@@ -227,10 +234,13 @@ class _Measuring:
         orders = [
             round_order(
                 others,
+                alone=self._identity.alone,
                 sentinel=sentinel,
                 empty=empty,
                 visits=config.sentinel_visits,
-                seed=self._seed,
+                chain=config.chain,
+                passes=config.passes,
+                seed=self._identity.seed,
                 number=number,
             )
             for number in range(first, first + rounds)
@@ -239,11 +249,11 @@ class _Measuring:
             threads=config.threads,
             warmups=config.warmups,
             rounds=orders,
-            repeats=config.repeats,
-            discard=config.discard,
             first_round=first,
         )
-        listener = Listener([model["id"] for model in alive], job, log, self._on_round)
+        listener = Listener(
+            [model["id"] for model in alive], job, log, config.passes, self._on_round
+        )
         run_job(
             self._device,
             self._runner,

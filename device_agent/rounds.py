@@ -1,14 +1,17 @@
 """Rounds: the order in which graphs are visited, and which rounds count.
 
-Every round visits every graph once, in an order of its own, and the sentinel (one fixed operator)
-and the empty graph several times, spread over it. The sentinel tells whether the device ran as
-it did in the other rounds.
+In every round the graphs stand in an order of their own, cut into *chains* that are gone through
+twice. The first pass is cold: it leaves in the caches what a network as long as the chain would
+leave there, and the second finds that, as every operator of a network that runs again and again
+does. A whole network is a chain by itself. The sentinel (one fixed operator) and the empty graph
+are in several chains; the sentinel tells whether the device ran as it did in the other rounds.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,29 +22,56 @@ QUORUM_SHARE = 0.05
 
 
 def round_order(
-    graphs: Sequence[str], *, sentinel: str, empty: str, visits: int, seed: int, number: int
+    graphs: Sequence[str],
+    *,
+    alone: Collection[str] = (),
+    sentinel: str,
+    empty: str,
+    visits: int,
+    chain: int,
+    passes: int,
+    seed: int,
+    number: int,
 ) -> list[str]:
-    """The visits of round `number`: the same for the same seed, whatever was run before."""
+    """The visits of round `number`: the same for the same seed, whatever was run before.
+
+    Args:
+        alone: Those of `graphs` that make a chain of their own.
+        visits: Chains that the sentinel and the empty graph are in, at least.
+        chain: About how many other graphs share a chain.
+        passes: How often each chain is gone through.
+    """
     rng = random.Random(f"{seed}/{number}")
-    order = list(graphs)
-    rng.shuffle(order)
+    shared = [graph for graph in graphs if graph not in alone]
+    rng.shuffle(shared)
+    probed = _parts(shared, max(1, round(len(shared) / chain))) if shared else []
+    probed += [[] for _ in range(visits - len(probed))]
+    for members in probed:
+        for probe in (sentinel, empty):
+            members.insert(rng.randint(0, len(members)), probe)
+    chains = [[graph] for graph in graphs if graph in alone]
+    rng.shuffle(chains)
     # from the back, so that the places in front of it stay where they are
-    for place in reversed(range(visits)):
-        at = round(place * len(order) / max(1, visits - 1))
-        pair = [sentinel, empty]
-        rng.shuffle(pair)
-        order[at:at] = pair
-    return order
+    for place in reversed(range(len(probed))):
+        at = round(place * len(chains) / max(1, len(probed) - 1))
+        chains.insert(at, probed[place])
+    return [graph for members in chains for graph in members * passes]
 
 
-def sentinel_reading_ms(visits_ns: Sequence[Sequence[int]]) -> float:
-    """One number for a round from the wall times of its sentinel visits.
+def _parts(graphs: Sequence[str], count: int) -> list[list[str]]:
+    """In `count` parts of equal length, give or take one."""
+    ends = [round(len(graphs) * part / count) for part in range(count + 1)]
+    return [list(graphs[start:end]) for start, end in itertools.pairwise(ends)]
 
-    The fastest run of each visit leaves out an interruption; the median over visits is raised by
-    a device that slows down in the middle of the round, and not by one visit that was interrupted
+
+def sentinel_reading_ms(chains_ns: Sequence[Sequence[int]]) -> float:
+    """One number for a round from the wall times of the sentinel in each of its chains.
+
+    The fastest run of each leaves out an interruption; the median over chains is raised by a
+    device that slows down in the middle of the round, and not by one chain that was interrupted
     throughout.
     """
-    return float(np.median([min(visit) for visit in visits_ns])) / 1e6
+    return float(np.median([min(runs) for runs in chains_ns])) / 1e6
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,12 +36,13 @@ class Identity:
     runtime: str
     threads: int
     warmups: int
-    repeats: int
-    discard: int
+    passes: int
+    chain: int
     sentinel_visits: int
     seed: int
     sentinel: str
     empty: str
+    alone: list[str]
     graphs: Mapping[str, str]
 
     def first_difference(self, other: Mapping[str, Any]) -> str | None:
@@ -228,32 +229,26 @@ class Session:
         """What a graph takes; its interval is one of `statistic`.
 
         Args:
-            warmth: Warm is what a network takes that runs again and again. An operator inside a
-                large network finds its weights where the others have left them, which is rather
-                like its cold run.
+            warmth: Warm is what a network takes that runs again and again, and what an operator
+                takes in it; cold is the first pass of a chain.
             subtract_empty: For an operator, which inside a network is not called by itself; not
                 for a network, whose call the user pays for too.
             by_start: Let the interval cover how process starts differ.
         Raises: `CommandFailed` for a graph that could not be run, with what the runtime said.
         """
         samples = self._samples(graph)
-        empty = self._of(self.identity.empty, clock, warmth) if subtract_empty else None
+        empty = self.runs(self.identity.empty, clock, warmth) if subtract_empty else None
         return summarise(
-            self._of(graph, clock, warmth),
+            self.runs(graph, clock, warmth),
             minus_ms=empty,
             starts=samples.starts if by_start else None,
             statistic=statistic,
             seed=self.identity.seed,
         )
 
-    def _of(self, graph: str, clock: Clock, warmth: Warmth) -> Floats:
-        identity = self.identity
-        return of_warmth(
-            self._samples(graph).of(clock),
-            warmth,
-            repeats=identity.repeats,
-            discard=identity.discard,
-        )
+    def runs(self, graph: str, clock: Clock = "wall", warmth: Warmth = "warm") -> Floats:
+        """(rounds, runs of each) in milliseconds, the call included."""
+        return of_warmth(self._samples(graph).of(clock), warmth, passes=self.identity.passes)
 
     def raise_failures(self) -> None:
         """`CommandFailed` naming the first graph that could not be run, if there is one."""

@@ -60,21 +60,10 @@ class Samples:
         return self.thread_ms
 
 
-def of_warmth(samples_ms: Floats, warmth: Warmth, *, repeats: int, discard: int) -> Floats:
-    """The cold or the warm runs among (rounds, visits x repeats), as (rounds, fewer).
-
-    Raises: `UsageError` where there are none of that kind.
-    """
-    if warmth == "warm" and (discard or repeats > 1):
-        first = 0 if discard else 1
-    elif warmth == "cold" and not discard:
-        first = 0
-    else:
-        raise UsageError(
-            f"There are no {warmth} runs among {repeats} after {discard} that don't count."
-        )
-    visits = samples_ms.reshape(len(samples_ms), -1, repeats)
-    chosen = visits[:, :, :1] if warmth == "cold" else visits[:, :, first:]
+def of_warmth(samples_ms: Floats, warmth: Warmth, *, passes: int) -> Floats:
+    """The cold or the warm runs among (rounds, chains x passes), as (rounds, fewer)."""
+    chains = samples_ms.reshape(len(samples_ms), -1, passes)
+    chosen = chains[:, :, :1] if warmth == "cold" else chains[:, :, 1:]
     return chosen.reshape(len(samples_ms), -1)
 
 

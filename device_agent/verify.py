@@ -32,10 +32,10 @@ class NetworkMeasurement:
         )
 
     def samples_by_start(self, clock: Clock = "wall") -> Sequence[Floats]:
-        """For each process start, (rounds, repeats) in milliseconds."""
-        samples = self.session.samples[self.graph]
-        values = samples.of(clock)
-        return [values[samples.starts == start] for start in sorted(set(samples.starts.tolist()))]
+        """For each process start, (rounds, warm runs of each) in milliseconds."""
+        starts = self.session.samples[self.graph].starts
+        values = self.session.runs(self.graph, clock)
+        return [values[starts == start] for start in sorted(set(starts.tolist()))]
 
 
 def measure_network(
@@ -68,6 +68,7 @@ def measure_network(
         journal=journal,
         seed=seed,
         name=name,
+        alone=[graph.id],
         on_progress=on_progress,
     )
     session.raise_failures()

@@ -113,12 +113,3 @@ def statistic_of(config: RunConfig, table: LatencyTable) -> str:
     if wanted is not None:
         table.values(wanted)
     return wanted or table.default_statistic
-
-
-def runs_of(table: LatencyTable) -> str:
-    """Whether the table's latencies, and so its estimates, are of cold or of warm runs.
-
-    Files are measured warm, so a reader has to know before comparing; docs/measuring.md.
-    """
-    kinds = {str(session.get("runs", "unknown")) for session in table.sessions.values()}
-    return kinds.pop() if len(kinds) == 1 else "unknown"

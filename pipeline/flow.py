@@ -285,8 +285,7 @@ def winner_facts(winner: Mapping[str, Any]) -> dict[str, str]:
     bound = winner["bound_ms"]
     return {
         "bound": "none" if bound is None else f"{format_ms(bound)} ({winner['statistic']})",
-        "estimated": f"{format_ms(winner['estimated_ms'])} ({known}), "
-        f"{winner['estimated_runs']} runs",
+        "estimated": f"{format_ms(winner['estimated_ms'])} ({known})",
         "measured": "not yet: nasdeploy verify runs the trained file on your device"
         if measured is None
         else f"{format_ms(measured['ms'])} "

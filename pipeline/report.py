@@ -50,8 +50,7 @@ class Summary:
             "bound": "none"
             if bound is None
             else f"{format_ms(bound)} ({winner['statistic']}; asked: {asked})",
-            "estimated": f"{format_ms(winner['estimated_ms'])} ({interval(*estimated)}), "
-            f"{winner['estimated_runs']} runs",
+            "estimated": f"{format_ms(winner['estimated_ms'])} ({interval(*estimated)})",
             "measured": (
                 f"{format_ms(latency['ms'])} ({interval(latency['low_ms'], latency['high_ms'])}; "
                 f"{latency['n']} samples, {latency['starts']} starts): "

@@ -12,7 +12,6 @@ from typing import Any
 
 from nasdeploy.device_agent.measure import MeasureConfig, measure
 from nasdeploy.device_agent.session import Session
-from nasdeploy.device_agent.statistics import Warmth
 from nasdeploy.durable import Journal
 from nasdeploy.errors import UsageError
 from nasdeploy.export.cache import CachedFile, ExportJob
@@ -41,7 +40,6 @@ from nasdeploy.search.space import Arch, SearchSpace
 
 ROUNDS_SUFFIX = ".rounds.jsonl"
 FITTED = ("median", "p10")
-WARMTHS: tuple[Warmth, ...] = ("cold", "warm")
 
 
 def rounds_path(table: Path) -> Path:
@@ -72,8 +70,8 @@ def profile(context: Context, space: SearchSpace, table_path: Path) -> LatencyTa
         f"{config.threads} thread(s)."
     )
     files = _export(context, ops, space, archs)
-    session = _measure(context, files, journal_path)
-    table = _best_table(context, space, session, files, archs)
+    session = _measure(context, space, files, journal_path)
+    table = _table(context, space, session, files, archs)
     write_table(table, table_path)
     estimator = estimator_of(space, table, statistic=FITTED[0])
     console.log(
@@ -105,7 +103,9 @@ def _export(
     return {**files, **networks}
 
 
-def _measure(context: Context, files: Mapping[str, CachedFile], journal: Path) -> Session:
+def _measure(
+    context: Context, space: SearchSpace, files: Mapping[str, CachedFile], journal: Path
+) -> Session:
     profile = context.config.profile
     graphs = {graph.id: graph for graph in graphs_of(dict(files))}
     sentinel, empty = graphs.pop(SENTINEL), graphs.pop(EMPTY)
@@ -118,55 +118,35 @@ def _measure(context: Context, files: Mapping[str, CachedFile], journal: Path) -
             empty=empty,
             config=MeasureConfig(
                 threads=context.config.threads,
+                chain=operators_of_a_network(space),
                 min_samples=profile.min_samples,
                 min_duration_s=profile.min_duration_s,
             ),
             journal=Journal(journal),
             seed=context.config.seed,
+            alone=[key for key in graphs if key.startswith(NETWORK_PREFIX)],
             on_progress=measuring_update(update),
         )
     session.raise_failures()
     return session
 
 
+def operators_of_a_network(space: SearchSpace) -> int:
+    """How many operators a network of the space has: the mean over a term's choices, summed."""
+    return max(
+        1,
+        round(
+            sum(
+                term.multiplicity * sum(map(len, term.op_keys)) / len(term.op_keys)
+                for term in space.cost_terms()
+            )
+        ),
+    )
+
+
 def deployment_of(space: SearchSpace) -> dict[str, Any]:
     """What an anchor is tied to, as plain data: everything of the space but its name."""
     return {name: value for name, value in space.config.items() if name != "name"}
-
-
-def _best_table(
-    context: Context,
-    space: SearchSpace,
-    session: Session,
-    files: Mapping[str, CachedFile],
-    archs: Sequence[Arch],
-) -> LatencyTable:
-    """The table of cold runs or of warm ones, whichever foretells the anchors better.
-
-    Inside a network an operator meets caches that the others have used: a small network leaves
-    them warm, a large one does not. Which it is here is seen on the anchors, each foretold by the
-    others; without enough of them the rows are of warm runs, as in a loop over one operator.
-    Operators and networks are taken alike. A candidate is measured as it is used, again and again,
-    and corrects what that makes of a difference.
-    """
-    tables = {warmth: _table(context, space, session, files, archs, warmth) for warmth in WARMTHS}
-    errors = {warmth: _foretelling_error(space, table) for warmth, table in tables.items()}
-    known = {warmth: error for warmth, error in errors.items() if error is not None}
-    chosen: Warmth = min(known, key=lambda warmth: known[warmth]) if known else "warm"
-    for warmth, error in known.items():
-        context.console.log(
-            f"{warmth.capitalize()} runs of operators foretell the networks to {error:.2%}"
-            f"{' and are taken' if warmth == chosen else ''}."
-        )
-    return tables[chosen]
-
-
-def _foretelling_error(space: SearchSpace, table: LatencyTable) -> float | None:
-    """Mean leave-one-out error on the anchors, over the fitted statistics; None if too few."""
-    errors: list[float] = []
-    for statistic in FITTED:
-        errors += estimator_of(space, table, statistic=statistic).loo_errors
-    return sum(errors) / len(errors) if errors else None
 
 
 def _table(
@@ -175,14 +155,13 @@ def _table(
     session: Session,
     files: Mapping[str, CachedFile],
     archs: Sequence[Arch],
-    warmth: Warmth,
 ) -> LatencyTable:
     config, info = context.config, context.info
-    record = {"started": now(), "runs": warmth, **session.to_json()}
+    record = {"started": now(), **session.to_json()}
     session_id = f"{config.runtime}-{config.precision}-{digest(record)[:8]}"
     ops = {
         key: Row(
-            **columns(session.statistics(key, warmth=warmth, subtract_empty=True)),
+            **columns(session.statistics(key)),
             graph=file.graph,
             session=session_id,
         )
@@ -195,9 +174,7 @@ def _table(
             deployment=deployment_of(space),
             arch=arch,
             statistics=RowStatistics(
-                **columns(
-                    session.statistics(network_id(arch), warmth=warmth, subtract_empty=False)
-                )
+                **columns(session.statistics(network_id(arch), subtract_empty=False))
             ),
             graph=files[network_id(arch)].graph,
             session=session_id,

@@ -23,7 +23,6 @@ from nasdeploy.pipeline.estimating import (
     count_limits,
     estimator_of,
     named_arch,
-    runs_of,
     statistic_of,
 )
 from nasdeploy.pipeline.measuring import Measurements, NetworkLatency, network_config
@@ -342,7 +341,6 @@ def _described(
             None if estimate.low_ms is None else [estimate.low_ms, estimate.high_ms]
         ),
         "estimated_before_corrections_ms": before.ms,
-        "estimated_runs": runs_of(problem.table.table),
         "candidate": None if measured is None else asdict(measured),
         "candidates_that_missed": [asdict(latency) for latency in missed],
     }

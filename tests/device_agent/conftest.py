@@ -69,8 +69,8 @@ def quick() -> MeasureConfig:
     """So few rounds that a test is over at once, and so tolerant that a busy machine passes."""
     return MeasureConfig(
         warmups=1,
-        repeats=2,
-        discard=1,
+        passes=3,
+        chain=2,
         min_samples=12,
         min_duration_s=0.0,
         rounds_per_start=3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -13,29 +14,72 @@ from nasdeploy.device_agent.rounds import judge, round_order, sentinel_reading_m
 GRAPHS = [f"op{i}" for i in range(20)]
 
 
-def order(number: int, *, seed: int = 0, visits: int = 3) -> list[str]:
+NETWORKS = ["net0", "net1", "net2"]
+
+
+def order(
+    number: int, *, seed: int = 0, visits: int = 3, chain: int = 10, graphs: Sequence[str] = GRAPHS
+) -> list[str]:
     return round_order(
-        GRAPHS, sentinel="sentinel", empty="empty", visits=visits, seed=seed, number=number
+        graphs,
+        alone=NETWORKS,
+        sentinel="sentinel",
+        empty="empty",
+        visits=visits,
+        chain=chain,
+        passes=2,
+        seed=seed,
+        number=number,
     )
 
 
-def test_every_graph_is_visited_once_and_the_special_ones_throughout() -> None:
+def chains_of(visited: list[str]) -> list[list[str]]:
+    """The chains that were gone through twice; fails where one was not."""
+    chains, start = [], 0
+    while start < len(visited):
+        length = visited.index(visited[start], start + 1) - start
+        first = visited[start : start + length]
+        assert visited[start + length : start + 2 * length] == first
+        chains.append(first)
+        start += 2 * length
+    return chains
+
+
+def test_every_operator_is_in_one_chain_with_as_many_others_as_a_network_has() -> None:
     for number in range(20):
-        visited = order(number)
-        assert sorted(v for v in visited if v.startswith("op")) == sorted(GRAPHS)
-        places = [i for i, v in enumerate(visited) if v == "sentinel"]
-        assert visited.count("empty") == len(places) == 3
-        assert places[0] <= 1 and places[1] in range(10, 15) and places[2] >= len(visited) - 2
+        chains = chains_of(order(number))
+        members = [[v for v in chain if v.startswith("op")] for chain in chains]
+        assert sorted(op for chain in members for op in chain) == sorted(GRAPHS)
+        assert [len(chain) for chain in members if chain] == [10, 10]
+
+
+def test_operators_that_do_not_fill_a_chain_share_one() -> None:
+    members = [[v for v in chain if v.startswith("op")] for chain in chains_of(order(0, chain=50))]
+    assert sorted(map(len, members)) == [0, 0, 20]
+
+
+def test_a_network_is_run_again_right_after_it_ran() -> None:
+    chains = chains_of(order(0, graphs=[*GRAPHS, *NETWORKS]))
+    assert sorted(chain[0] for chain in chains if len(chain) == 1) == NETWORKS
+
+
+def test_the_sentinel_and_the_empty_graph_are_spread_over_the_round() -> None:
+    for number in range(20):
+        chains = chains_of(order(number, graphs=[*GRAPHS, *NETWORKS]))
+        probed = ["sentinel" in chain for chain in chains]
+        assert probed == ["empty" in chain for chain in chains]
+        assert sum(probed) == 3 and probed[0] and probed[-1]
+
+
+def test_a_network_by_itself_is_measured_between_sentinels() -> None:
+    chains = chains_of(order(0, graphs=["net0"]))
+    assert chains.index(["net0"]) in (1, 2) and len(chains) == 4
 
 
 def test_rounds_differ_and_a_seed_repeats_them() -> None:
     assert order(0) == order(0)
     assert order(0) != order(1)
     assert order(0) != order(0, seed=1)
-
-
-def test_one_visit_of_the_sentinel_is_enough_for_an_order() -> None:
-    assert order(0, visits=1).count("sentinel") == 1
 
 
 def test_a_visit_that_was_interrupted_does_not_move_the_reading() -> None:

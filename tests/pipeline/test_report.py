@@ -19,7 +19,6 @@ WINNER: dict[str, Any] = {
     "bound_ms": 2.0,
     "estimated_ms": 1.75,
     "estimated_interval_ms": [1.7, 1.8],
-    "estimated_runs": "warm",
     "candidates_that_missed": [{}],
 }
 FILE: dict[str, Any] = {
@@ -51,7 +50,7 @@ def test_within_the_bound_is_said_of_a_measurement_only() -> None:
 
 def test_what_is_unknown_is_called_so() -> None:
     published = replace(SUMMARY, winner={**WINNER, "estimated_interval_ms": None})
-    assert published.facts()["estimated"] == "1.75 ms (unknown), warm runs"
+    assert published.facts()["estimated"] == "1.75 ms (unknown)"
     assert percent(None) == interval(None, 2.0) == "unknown"
 
 
