@@ -1,0 +1,42 @@
+"""Values as quantiles of a normal distribution, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+_NODES = 9
+
+
+class Quantiles:
+    """What a model sees in place of values whose scale would mislead it.
+
+    Attributes:
+        normal: (n,) the values' ranks as quantiles, equal for equal values.
+    """
+
+    def __init__(self, values: FloatArray) -> None:
+        from scipy.special import ndtri
+        from scipy.stats import rankdata
+
+        self.normal: FloatArray = ndtri((rankdata(values) - 0.5) / len(values))
+        order = np.argsort(self.normal, kind="stable")
+        self._normal, self._values = self.normal[order], np.asarray(values)[order]
+
+    def values(self, normal: FloatArray) -> FloatArray:
+        """The values at quantiles; beyond the highest the scale goes on as in the upper half."""
+        found: FloatArray = np.interp(normal, self._normal, self._values)
+        top = self._normal[-1]
+        middle = len(self._normal) // 2
+        run = max(top - self._normal[middle], 1e-9)
+        slope = (self._values[-1] - self._values[middle]) / run
+        return found + np.maximum(normal - top, 0.0) * slope
+
+    def levels(self, mean: FloatArray, deviation: FloatArray) -> FloatArray:
+        """(n, levels) equally likely values of normal variables in the space of quantiles."""
+        from scipy.special import ndtri
+
+        nodes = ndtri((np.arange(_NODES) + 0.5) / _NODES)
+        return self.values(mean[:, None] + deviation[:, None] * nodes)
