@@ -1,7 +1,7 @@
 """A front's objectives as one number, by weights that are drawn anew.
 
-Knowles, "ParEGO" (IEEE Transactions on Evolutionary Computation 10, 2006), section IV: the augmented
-Chebyshev function of objectives that are scaled to 0 to 1 over what was seen.
+Knowles, "ParEGO" (IEEE Transactions on Evolutionary Computation 10, 2006), section IV: the
+augmented Chebyshev function of objectives that are scaled to 0 to 1 over what was seen.
 """
 
 from __future__ import annotations

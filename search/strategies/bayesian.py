@@ -15,6 +15,7 @@ that the expected gain of hypervolume needs no sampling (`search/front_gain.py`)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,39 +24,46 @@ import numpy.typing as npt
 from nasdeploy.search.front_gain import expected_gain
 from nasdeploy.search.gaussian_process import GaussianProcess, Kernel, fit_kernel, one_hot
 from nasdeploy.search.goal import Goal
+from nasdeploy.search.hypervolume import front_layers
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.pool import Pool
 from nasdeploy.search.ranks import Quantiles
+from nasdeploy.search.scalarise import Chebyshev
 from nasdeploy.search.space import Arch, SearchSpace
-from nasdeploy.search.strategies.proposer import Proposer
+from nasdeploy.search.strategies.proposer import Proposer, SamplerSettings, at_least_one
 
 FloatArray = npt.NDArray[np.float64]
 _NEAR = 10  # of the best, whose mutations are looked at in a large space
 _MOST = 400  # observations in the model: the best half, and the latest
 
 
-class Bayesian(Proposer):
-    """A `Sampler`.
-
-    Args:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BayesianSettings(SamplerSettings):
+    """
+    Attributes:
         initial_trials: Drawn at random before the model is asked.
     """
 
+    initial_trials: int = 10
+    trials_per_step: int = 4
+
+    def __post_init__(self) -> None:
+        super(BayesianSettings, self).__post_init__()
+        at_least_one(self, "initial_trials")
+
+
+class Bayesian(Proposer):
+    """A `Sampler`."""
+
     def __init__(
-        self,
-        space: SearchSpace,
-        bounds: Bounds,
-        goal: Goal,
-        *,
-        seed: int,
-        tries: int,
-        initial_trials: int = 10,
+        self, space: SearchSpace, bounds: Bounds, goal: Goal, settings: BayesianSettings, seed: int
     ) -> None:
-        super().__init__(space, bounds, goal, seed=seed, tries=tries)
-        self.initial_trials = initial_trials
+        super().__init__(space, bounds, goal, settings, seed)
+        self.initial_trials = settings.initial_trials
         self._pool = Pool(space, bounds)
         self._kernel = Kernel.usual(self._pool.choices)
         self._fitted_on = 0
+        self._judge = Chebyshev(goal, self.rng)
 
     def propose(self, pending: Sequence[Arch]) -> Arch | None:
         if len(self.met) < self.initial_trials or len(self.known) < 2:
@@ -73,21 +81,44 @@ class Bayesian(Proposer):
             model = model.believing(one_hot([arch], self._pool.choices)[0])
         mean, deviation = model.predict(one_hot(archs, self._pool.choices))
         if self.goal.several:
-            gain = expected_gain(
-                self.goal, self.known, archs, quantiles.levels(mean, deviation), pending
-            )
+            believed = quantiles.values(model.values[len(kept) :])
+            levels = quantiles.levels(mean, deviation)
+            gain = self._front_gain(archs, levels, pending, believed)
         else:
             gain = expected_improvement(mean, deviation, float(quantiles.normal.max()))
-        gain *= self.bounds.probability(archs)
+        gain = gain * self.bounds.probability(archs)
+        if not gain.max() > 0:  # nothing is expected of any: take the one that is known least
+            gain = deviation
         return tuple(archs[int(gain.argmax())].tolist())
+
+    def _front_gain(
+        self,
+        archs: npt.NDArray[np.integer],
+        levels: FloatArray,
+        pending: Sequence[Arch],
+        believed: FloatArray,
+    ) -> FloatArray:
+        known = np.array([self.goal.vector(trial.metrics) for trial in self.known])
+        if len(pending):
+            costs = self.goal.costs_of(pending)
+            known = np.vstack([known, np.column_stack([-believed, costs])])
+        gain = expected_gain(known, levels, self.goal.costs_of(archs), self._judge.weights)
+        if self.goal.preference.intervals:
+            gain = gain * np.exp(-self._outside(archs, levels.mean(axis=1)))
+        self._judge.draw()
+        return gain
+
+    def _outside(self, archs: npt.NDArray[np.integer], metric: FloatArray) -> FloatArray:
+        """(n,) how far each is expected to lie outside of what is preferred."""
+        rows = np.column_stack([metric, self.goal.costs_of(archs)]).tolist()
+        named = (dict(zip(self.goal.objectives, row, strict=True)) for row in rows)
+        return np.array([self.goal.preference.distance(metrics) for metrics in named])
 
     def _values(self) -> FloatArray:
         """(n,) what the model is of: the goal's score, of a front the metric."""
         return np.array([self.score(trial) for trial in self.known])
 
     def _best(self, n: int) -> list[Arch]:
-        from nasdeploy.search.pareto import front_layers
-
         if not self.goal.several:
             order = np.argsort(-self._values(), kind="stable")
         else:
@@ -110,12 +141,14 @@ class Bayesian(Proposer):
 
     def state_dict(self) -> dict[str, Any]:
         kernel = {"kernel": self._kernel.logs.tolist(), "fitted_on": self._fitted_on}
-        return {**super().state_dict(), **kernel}
+        weights = {"weights": self._judge.weights.tolist()}
+        return {**super().state_dict(), **kernel, **weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._kernel = Kernel(self._kernel.choices, np.array(state["kernel"]))
         self._fitted_on = state["fitted_on"]
+        self._judge.weights = np.array(state["weights"])
 
 
 def expected_improvement(mean: FloatArray, deviation: FloatArray, best: float) -> FloatArray:

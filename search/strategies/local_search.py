@@ -20,7 +20,7 @@ from nasdeploy.search.goal import Goal
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.scalarise import Chebyshev
 from nasdeploy.search.space import Arch, SearchSpace
-from nasdeploy.search.strategies.proposer import Proposer
+from nasdeploy.search.strategies.proposer import Proposer, SamplerSettings
 from nasdeploy.search.strategy import Trial
 
 
@@ -28,9 +28,9 @@ class LocalSearch(Proposer):
     """A `Sampler`."""
 
     def __init__(
-        self, space: SearchSpace, bounds: Bounds, goal: Goal, *, seed: int, tries: int
+        self, space: SearchSpace, bounds: Bounds, goal: Goal, settings: SamplerSettings, seed: int
     ) -> None:
-        super().__init__(space, bounds, goal, seed=seed, tries=tries)
+        super().__init__(space, bounds, goal, settings, seed)
         self._at: Trial | None = None
         self._open: list[Arch] = []
         self._chebyshev = Chebyshev(goal, self.rng)

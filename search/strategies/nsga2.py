@@ -13,6 +13,7 @@ Sundar, "Reference Point Based Multi-Objective Optimization Using Evolutionary A
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from nasdeploy.search.goal import Goal
 from nasdeploy.search.hypervolume import crowding, front_layers
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.space import Arch, SearchSpace
-from nasdeploy.search.strategies.proposer import Proposer
+from nasdeploy.search.strategies.proposer import Proposer, SamplerSettings, at_least_one
 from nasdeploy.search.strategy import Trial
+from nasdeploy.search.supernet_training import require
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int16]
@@ -78,29 +80,35 @@ class Population:
         return None if behind is None else behind[order]
 
 
-class Nsga2(Proposer):
-    """A `Sampler`.
-
-    Args:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nsga2Settings(SamplerSettings):
+    """
+    Attributes:
         population_size: Members that breed; the first as many are drawn at random.
         mutations: Decisions that change in a child, on average.
     """
 
+    population_size: int = 20
+    mutations: float = 1.0
+
+    def __post_init__(self) -> None:
+        super(Nsga2Settings, self).__post_init__()
+        at_least_one(self, "population_size")
+        require("above 0", {"mutations": self.mutations}, lambda value: value > 0)
+
+
+class Nsga2(Proposer):
+    """A `Sampler`."""
+
     def __init__(
-        self,
-        space: SearchSpace,
-        bounds: Bounds,
-        goal: Goal,
-        *,
-        seed: int,
-        tries: int,
-        population_size: int,
-        mutations: float = 1.0,
+        self, space: SearchSpace, bounds: Bounds, goal: Goal, settings: Nsga2Settings, seed: int
     ) -> None:
-        super().__init__(space, bounds, goal, seed=seed, tries=tries)
+        super().__init__(space, bounds, goal, settings, seed)
         choices = [len(decision.choices) for decision in space.decisions]
         self._draws = np.random.default_rng(seed)
-        self._members = Population(choices, population_size, self._draws, mutations)
+        self._members = Population(
+            choices, settings.population_size, self._draws, settings.mutations
+        )
         self._behind: FloatArray = np.empty(0)
 
     def ask(self, n: int) -> list[Arch]:

@@ -50,12 +50,12 @@ class Proposer:
     """
 
     def __init__(
-        self, space: SearchSpace, bounds: Bounds, goal: Goal, *, seed: int, tries: int
+        self, space: SearchSpace, bounds: Bounds, goal: Goal, settings: SamplerSettings, seed: int
     ) -> None:
         self.space = space
         self.bounds = bounds
         self.goal = goal
-        self.tries = tries
+        self.tries = settings.tries
         self.rng = Random(seed)
         # ordered, so that what is saved is the same for the same search
         self.met: dict[Arch, None] = {}
