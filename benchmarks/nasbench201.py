@@ -94,7 +94,9 @@ def summary(results: list[tuple[Job, dict[str, Any]]]) -> dict[str, Any]:
             mean: dict[str, Any] = {"violations": sum(run["violations"] for run in runs)}
             for name, key in (("regret", "regret"), ("regret_to_best_test", "test")):
                 mean[name] = {
-                    count: round(float(np.mean([run[key][count] for run in runs if count in run[key]])), 4)
+                    count: round(
+                        float(np.mean([run[key][count] for run in runs if count in run[key]])), 4
+                    )
                     for count in COUNTS
                     if any(count in run[key] for run in runs)
                 }

@@ -41,7 +41,7 @@ class Cells:
 
 
 def load_cells(accuracy: Path | None, latency: Path | None) -> Cells:
-    """The table that ships, or CSV files (``.gz`` too) of the columns that docs/benchmarks.md names."""
+    """The table that ships, or CSV files (``.gz`` too) with ``arch`` and a column for each number."""
     shipped = load_nasbench201()
     splits = [(data, split) for data in ("cifar10", "cifar100") for split in ("valid", "test")]
     order: list[int] | None = None
@@ -66,7 +66,9 @@ def load_cells(accuracy: Path | None, latency: Path | None) -> Cells:
     if "arch" in rows[0]:
         order = [shipped.index(from_string(row["arch"])) for row in rows]
     elif order is None:
-        raise SystemExit(f"{latency} has no column arch: give the --accuracy that it is aligned to.")
+        raise SystemExit(
+            f"{latency} has no column arch: give the --accuracy that it is aligned to."
+        )
     devices = [name for name in rows[0] if name not in ("index", "arch")]
     latencies = {name: _ordered([float(row[name]) for row in rows], order) for name in devices}
     return Cells(values, latencies)

@@ -100,7 +100,7 @@ def check_request(config: RunConfig, replayed: Path | None) -> None:
     if not config.bounds.any:
         raise UsageError("A search needs a bound: --latency 100ms, --max-params 3M, ...")
     make_space(config.space_name, **config.space_parameters)
-    make_settings(config.search.strategy, config.search.settings)
+    make_settings(config.search.strategy, config.search.settings, evaluator=config.search.evaluator)
     make_train_settings(config.train.settings, seed=config.seed)
     supernet = config.search.supernet
     if supernet is not None and not Path(supernet).is_file():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nasdeploy.search.gaussian_process import counted as counts_of
 from nasdeploy.search.gaussian_process import one_hot
 from nasdeploy.search.space import Arch, Decision
 
@@ -39,15 +40,7 @@ class Encoding:
 
     def __init__(self, decisions: Sequence[Decision], *, counted: bool) -> None:
         self.choices = [len(decision.choices) for decision in decisions]
-        alphabets = list(dict.fromkeys(decision.choices for decision in decisions))
-        shares = np.zeros((sum(self.choices), sum(map(len, alphabets))))
-        starts = np.cumsum([0, *map(len, alphabets)])
-        row = 0
-        for decision in decisions:
-            alphabet = alphabets.index(decision.choices)
-            for choice in range(len(decision.choices)):
-                shares[row, starts[alphabet] + choice] = 1.0
-                row += 1
+        shares = counts_of(decisions)
         self._shares = shares if counted else shares[:, :0]
 
     def __call__(self, archs: Sequence[Arch] | IntArray) -> FloatArray:

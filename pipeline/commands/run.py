@@ -97,7 +97,20 @@ def search(
     width: WidthOption = None,
     statistic: StatisticOption = None,
     strategy: Annotated[
-        str | None, typer.Option("--strategy", help="proxyless, evolution or random.")
+        str | None,
+        typer.Option("--strategy", help="proxyless, bayesian, evolution, ...; docs/strategies/."),
+    ] = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option("--evaluator", help="What scores: supernet, training or published."),
+    ] = None,
+    goal: Annotated[
+        str | None,
+        typer.Option("--goal", help="metric, product, additive, weights or pareto."),
+    ] = None,
+    costs: Annotated[
+        list[str] | None,
+        typer.Option("--cost", help="Of the goal: latency_ms, params, macs, ...; repeatable."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Budget in steps.")] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Budget in trials.")] = None,
@@ -144,7 +157,9 @@ def search(
             "threads": threads, "data": data, "table": table, "seed": seed, "bounds": bounds,
             "space": space_values(space, input_shape, classes, width) or None,
             "search": {
-                "strategy": strategy, "steps": steps, "trials": trials, "wall_s": wall,
+                "strategy": strategy, "evaluator": evaluator,
+                "goal": {"form": goal, "costs": costs or None},
+                "steps": steps, "trials": trials, "wall_s": wall,
                 "supernet": None if supernet is None else str(supernet),
                 "settings": settings_of(settings) or None,
             },

@@ -22,6 +22,7 @@ from nasdeploy.pipeline.estimating import (
     OpenedTable,
     count_limits,
     estimator_of,
+    goal_of,
     named_arch,
     statistic_of,
 )
@@ -32,9 +33,9 @@ from nasdeploy.pipeline.stages.files import export_files, network_id, network_jo
 from nasdeploy.search import checkpoint as checkpoints
 from nasdeploy.search.loop import Budget, Progress, drive
 from nasdeploy.search.objective import Bounds
-from nasdeploy.search.pareto import write_pareto_csv
+from nasdeploy.search.pareto import Sense, write_pareto_csv
 from nasdeploy.search.space import Arch, Deployment, SearchSpace, size_of
-from nasdeploy.search.strategies import SupernetStrategy, make_strategy
+from nasdeploy.search.strategies import WeightSharing, make_strategy
 from nasdeploy.search.task import Classification
 from nasdeploy.units import format_ms, parse_latency
 
@@ -184,17 +185,28 @@ def _weights(supernet: Path | None, identity: Mapping[str, Any]) -> Mapping[str,
     return weights
 
 
-def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> SupernetStrategy:
+def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> WeightSharing:
     config = context.config.search
+    task = Classification()
+    bounds = bounds_of(context, problem, live)
     return make_strategy(
         config.strategy,
         problem.space,
-        task=Classification(),
+        task=task,
         train_deployment=problem.train,
         data=problem.data.feed(batch_size=config.batch_size, seed=context.config.seed),
-        bounds=bounds_of(context, problem, live),
+        bounds=bounds,
         seed=context.config.seed,
         settings=config.settings,
+        evaluator=config.evaluator,
+        goal=goal_of(
+            problem.space,
+            config.goal,
+            bounds,
+            metric=task.metric,
+            precision=context.config.precision,
+            target_ms=problem.bound_ms,
+        ),
         supernet_weights=problem.supernet_weights,
     )
 
@@ -203,7 +215,7 @@ def _drive(
     context: Context,
     folder: RunFolder,
     problem: Problem,
-    strategy: SupernetStrategy,
+    strategy: WeightSharing,
     pareto: Path,
 ) -> None:
     config = context.config.search
@@ -226,27 +238,30 @@ def _drive(
             identity=problem.identity,
             report=report,
         )
-    write_pareto_csv(
-        pareto,
-        result.history,
-        problem.space,
-        {"accuracy": "max", "latency_ms": "min"},
-    )
+    objectives: dict[str, Sense] = {"accuracy": "max", "latency_ms": "min"}
+    objectives |= {name: "min" for name in config.goal.costs}
+    write_pareto_csv(pareto, result.history, problem.space, objectives)
+    failed = sum(trial.failure is not None for trial in result.history)
+    done = f"{len(result.history)} trials ({failed} failed) in {result.elapsed_s:.0f} s"
+    weights = strategy.supernet_weights()
+    if weights is None:
+        context.console.log(done)
+        return
     checkpoints.save(
         folder.supernet_path,
-        {"weights": strategy.supernet_weights()},
+        {"weights": weights},
         identity=_supernet_identity(problem.space, problem.train, problem.data),
     )
     context.console.log(
-        f"{len(result.history)} trials in {result.elapsed_s:.0f} s; the trained supernet is "
-        f"{folder.supernet_path} (search again with another bound: --supernet)"
+        f"{done}; the trained supernet is {folder.supernet_path} "
+        "(search again with another bound: --supernet)"
     )
 
 
 def _winner(
     context: Context,
     problem: Problem,
-    strategy: SupernetStrategy,
+    strategy: WeightSharing,
     live: list[Estimator],
     measurements: Measurements,
 ) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Bayesian(Proposer):
         super().__init__(space, bounds, goal, settings, seed)
         self.initial_trials = settings.initial_trials
         self._pool = Pool(space, bounds)
-        self._kernel = Kernel.usual(self._pool.choices)
+        self._kernel = Kernel.usual(space.decisions)
         self._fitted_on = 0
         self._judge = Chebyshev(goal, self.rng)
 
@@ -146,7 +146,7 @@ class Bayesian(Proposer):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._kernel = Kernel(self._kernel.choices, np.array(state["kernel"]))
+        self._kernel = self._kernel.with_logs(np.array(state["kernel"]))
         self._fitted_on = state["fitted_on"]
         self._judge.weights = np.array(state["weights"])
 
