@@ -41,7 +41,7 @@ class Cells:
 
 
 def load_cells(accuracy: Path | None, latency: Path | None) -> Cells:
-    """The table that ships, or CSV files (``.gz`` too) with ``arch`` and a column for each number."""
+    """The table that ships, or CSV files, ``.gz`` too, of ``arch`` and a column a number."""
     shipped = load_nasbench201()
     splits = [(data, split) for data in ("cifar10", "cifar100") for split in ("valid", "test")]
     order: list[int] | None = None

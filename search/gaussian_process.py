@@ -8,9 +8,9 @@ al., "Sequential Model-Based Optimization for General Algorithm Configuration", 
 Where we differ: a second part of the kernel compares how often each choice is taken by all
 decisions that offer the same ones, so that what is learnt of a convolution in one place is expected
 of it in the others; it finds the best cells of NAS-Bench-201 earlier. The variance of the process
-is not searched but solved for, and what is searched has narrow priors. With as few observations as a search has, likelihood prefers a process that is
-too smooth, and explains chance by single decisions: such kernels found worse cells of NAS-Bench-201
-than one that hardly moves.
+is not searched but solved for, and what is searched has narrow priors. With as few observations as
+a search has, likelihood prefers a process that is too smooth, and explains chance by single
+decisions: such kernels found worse cells of NAS-Bench-201 than one that hardly moves.
 """
 
 from __future__ import annotations

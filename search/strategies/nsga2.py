@@ -73,6 +73,12 @@ class Population:
         """
         archs = np.concatenate([self.archs, archs])
         costs = np.concatenate([self.costs.reshape(-1, costs.shape[1]), costs])
+        # twins would crowd out what differs
+        _, once = np.unique(
+            np.ascontiguousarray(archs).view(f"V{archs[0].nbytes}"), return_index=True
+        )
+        archs, costs = archs[once], costs[once]
+        behind = None if behind is None else behind[once]
         layers = front_layers(costs)
         keys = [-crowding(costs, layers), layers]
         order = np.lexsort(keys if behind is None else [*keys, behind])[: self.size]
