@@ -266,6 +266,25 @@ def search_only(
     return folder, {**winner, "file": str(file)}
 
 
+def search_seeds(
+    config: RunConfig,
+    console: Console,
+    opened: OpenedTable,
+    seeds: int,
+    *,
+    replayed: Path | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The same search with one seed after another, each in a folder of its own; by its name."""
+    base = search_folder(config).name
+    found = {}
+    for seed in range(config.seed, config.seed + seeds):
+        one = config.model_copy(update={"seed": seed, "name": f"{base}-seed{seed}"})
+        console.log(f"Seed {seed}: {search_folder(one)}")
+        folder, winner = search_only(one, console, opened, replayed=replayed)
+        found[folder.path.name] = winner
+    return found
+
+
 def _untrained(context: Context, folder: RunFolder, space: SearchSpace, arch: Arch) -> Path:
     """The winner's file with random weights: for a look at it, and for measuring it elsewhere."""
     jobs = network_jobs(space, [arch])

@@ -24,7 +24,7 @@ from nasdeploy.pipeline.commands.options import (
     WidthOption,
     space_values,
 )
-from nasdeploy.pipeline.console import Console, Format, mapping_table
+from nasdeploy.pipeline.console import Console, Format, mapping_table, rows_table
 
 ReplayOption = Annotated[
     Path | None,
@@ -133,6 +133,9 @@ def search(
     ] = None,
     name: NameOption = None,
     seed: SeedOption = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="So many searches, each with another seed.")
+    ] = None,
     measurements: ReplayOption = None,
     format: FormatOption = Format.table,
 ) -> None:
@@ -143,6 +146,7 @@ def search(
         nasdeploy search --latency 100ms
         nasdeploy search --table pixel1 --latency 80ms --data fashion-mnist-mini
         nasdeploy search --latency 40% --strategy evolution --supernet runs/quickstart/supernet.pt
+        nasdeploy search --latency 40% --strategy bayesian --seeds 5 --name bo
     """
     from nasdeploy.pipeline.commands.options import settings_of
     from nasdeploy.pipeline.project import config_from
@@ -169,11 +173,27 @@ def search(
     console.loading()
 
     from nasdeploy.pipeline import flow
+    from nasdeploy.units import format_ms
 
     named = config.model_fields_set & {"runtime", "precision", "threads"}
     config, opened = flow.settle_search(
         config, console, asked={field: getattr(config, field) for field in named}
     )
+    if seeds is not None:
+        found = flow.search_seeds(config, console, opened, seeds, replayed=measurements)
+        console.result(
+            found,
+            lambda: rows_table(
+                f"{seeds} searches",
+                ["run", "estimated", "architecture"],
+                [
+                    [name, format_ms(winner["estimated_ms"]), " ".join(winner["choices"].values())]
+                    for name, winner in found.items()
+                ],
+            ),
+        )
+        console.next(f"nasdeploy compare {' '.join(found)}", wrote=f"runs/{next(iter(found))} ...")
+        return
     folder, winner = flow.search_only(config, console, opened, replayed=measurements)
     console.result(winner, lambda: mapping_table("The network", flow.winner_facts(winner)))
     console.next(

@@ -238,6 +238,7 @@ def _drive(
             identity=problem.identity,
             report=report,
         )
+    folder.save(search_s=round(result.elapsed_s, 3))
     objectives: dict[str, Sense] = {"accuracy": "max", "latency_ms": "min"}
     objectives |= {name: "min" for name in config.goal.costs}
     write_pareto_csv(pareto, result.history, problem.space, objectives)
