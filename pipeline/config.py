@@ -122,6 +122,7 @@ class SearchConfig(_Section):
     wall_s: float | None = Field(None, gt=0)
     candidates: int = Field(8, ge=1)
     supernet: str | None = None
+    history: str | None = None
 
 
 class TrainConfig(_Section):

@@ -102,7 +102,9 @@ def search(
     ] = None,
     evaluator: Annotated[
         str | None,
-        typer.Option("--evaluator", help="What scores: supernet, training or published."),
+        typer.Option(
+            "--evaluator", help="What scores: supernet, training, predictor or published."
+        ),
     ] = None,
     goal: Annotated[
         str | None,
@@ -127,6 +129,10 @@ def search(
     ] = None,
     supernet: Annotated[
         Path | None, typer.Option("--supernet", help="A trained supernet of an earlier run.")
+    ] = None,
+    history: Annotated[
+        str | None,
+        typer.Option("--history", help="The run that --evaluator predictor learns from."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the strategy: NAME=VALUE.")
@@ -164,6 +170,7 @@ def search(
                 "strategy": strategy, "evaluator": evaluator,
                 "goal": {"form": goal, "costs": costs or None},
                 "steps": steps, "trials": trials, "wall_s": wall,
+                "history": history,
                 "supernet": None if supernet is None else str(supernet),
                 "settings": settings_of(settings) or None,
             },

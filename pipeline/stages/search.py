@@ -8,7 +8,7 @@ corrects the estimate, and the strategy is asked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +27,16 @@ from nasdeploy.pipeline.estimating import (
     statistic_of,
 )
 from nasdeploy.pipeline.measuring import Measurements, NetworkLatency, network_config
-from nasdeploy.pipeline.run_folder import RunFolder
+from nasdeploy.pipeline.run_folder import RUNS, RunFolder
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
 from nasdeploy.search import checkpoint as checkpoints
-from nasdeploy.search.loop import Budget, Progress, drive
+from nasdeploy.search.loop import Budget, Progress, drive, read_history
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.pareto import Sense, write_pareto_csv
 from nasdeploy.search.space import Arch, Deployment, SearchSpace, size_of
 from nasdeploy.search.strategies import WeightSharing, make_strategy
+from nasdeploy.search.strategy import Trial
 from nasdeploy.search.task import Classification
 from nasdeploy.units import format_ms, parse_latency
 
@@ -189,7 +190,7 @@ def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> Weig
     config = context.config.search
     task = Classification()
     bounds = bounds_of(context, problem, live)
-    return make_strategy(
+    strategy = make_strategy(
         config.strategy,
         problem.space,
         task=task,
@@ -208,7 +209,24 @@ def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> Weig
             target_ms=problem.bound_ms,
         ),
         supernet_weights=problem.supernet_weights,
+        history=_history(config.history),
     )
+    correlation = getattr(getattr(strategy, "evaluator", None), "rank_correlation", None)
+    if correlation is not None:
+        context.console.log(
+            f"The predictor's rank correlation on held-out trials: {correlation:.3f}"
+        )
+    return strategy
+
+
+def _history(run: str | None) -> Sequence[Trial]:
+    """The trials of an earlier run, by its name or folder."""
+    if run is None:
+        return ()
+    path = (Path(run) if Path(run).is_dir() else RUNS / run) / "history.jsonl"
+    if not path.is_file():
+        raise UsageError(f"There is no history {path}; a search writes runs/NAME/history.jsonl.")
+    return read_history(path)
 
 
 def _drive(

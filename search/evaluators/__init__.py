@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ from torch import Tensor
 from nasdeploy.errors import UsageError
 from nasdeploy.search.data import SearchData
 from nasdeploy.search.evaluators.one_shot import OneShotEvaluator, OneShotSettings
+from nasdeploy.search.evaluators.predictor import PredictorEvaluator, PredictorEvaluatorSettings
 from nasdeploy.search.evaluators.published import PublishedSettings, published
 from nasdeploy.search.evaluators.training import ShortTraining, ShortTrainingSettings
 from nasdeploy.search.space import Deployment, SearchSpace
-from nasdeploy.search.strategy import Evaluator
+from nasdeploy.search.strategy import Evaluator, Trial
 from nasdeploy.search.task import Task
 
 
@@ -28,6 +29,7 @@ class Material:
     data: SearchData
     seed: int
     supernet_weights: Mapping[str, Tensor] | None = None
+    history: Sequence[Trial] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,15 @@ def _short_training(material: Material, settings: ShortTrainingSettings) -> Eval
     )
 
 
+def _predicted(material: Material, settings: PredictorEvaluatorSettings) -> Evaluator:
+    _without_supernet(material, "predictor")
+    if not material.history:
+        raise UsageError("The evaluator predictor is fitted on an earlier run: --history RUN.")
+    return PredictorEvaluator(
+        material.space, material.history, metric=material.task.metric, settings=settings
+    )
+
+
 def _published(material: Material, settings: PublishedSettings) -> Evaluator:
     _without_supernet(material, "published")
     return published(material.space, settings)
@@ -72,6 +83,7 @@ def _without_supernet(material: Material, name: str) -> None:
 
 
 EVALUATORS: dict[str, EvaluatorEntry] = {
+    "predictor": EvaluatorEntry(PredictorEvaluatorSettings, _predicted),
     "published": EvaluatorEntry(PublishedSettings, _published),
     "supernet": EvaluatorEntry(OneShotSettings, _one_shot),
     "training": EvaluatorEntry(ShortTrainingSettings, _short_training),

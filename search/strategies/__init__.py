@@ -6,7 +6,7 @@ every evaluator; one that also scores, by gradients, makes itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from nasdeploy.search.strategies.predictor import Predictor, PredictorSettings
 from nasdeploy.search.strategies.proposer import SamplerSettings
 from nasdeploy.search.strategies.proxyless import Proxyless, ProxylessSettings
 from nasdeploy.search.strategies.random_search import RandomSearch
-from nasdeploy.search.strategy import Sampler, Strategy
+from nasdeploy.search.strategy import Sampler, Strategy, Trial
 from nasdeploy.search.task import Task
 
 
@@ -142,6 +142,7 @@ def make_strategy(
     evaluator: str = "supernet",
     goal: Goal | None = None,
     supernet_weights: Mapping[str, Tensor] | None = None,
+    history: Sequence[Trial] = (),
 ) -> WeightSharing:
     """The strategy of a name, ready for its first step.
 
@@ -153,6 +154,7 @@ def make_strategy(
         goal: The task's metric alone if None.
         supernet_weights: A supernet trained before for this space and training shape; it is
             searched without the training that would make one.
+        history: Trials of an earlier search, for the evaluator ``predictor``.
     Raises: `NothingWithinBounds` if no architecture holds the bounds; else as `make_settings`.
     """
     if not isinstance(settings, Settings):
@@ -169,7 +171,7 @@ def make_strategy(
             seed=seed, settings=settings.own, supernet_weights=supernet_weights,
         )  # fmt: skip
     assert entry.sampler is not None and settings.evaluator is not None
-    material = Material(space, task, train_deployment, data, seed, supernet_weights)
+    material = Material(space, task, train_deployment, data, seed, supernet_weights, history)
     return Proposing(
         space,
         entry.sampler(space, bounds, goal, settings.own, seed),
