@@ -149,9 +149,9 @@ def optuna_rows(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    directions = ["maximize", "minimize"] if front else ["maximize"]
+    directions: list[Any] = ["maximize", "minimize"] if front else ["maximize"]
     study = optuna.create_study(sampler=sampler, directions=directions)
-    spread = {
+    spread: dict[str, Any] = {
         f"edge{edge}": optuna.distributions.CategoricalDistribution(list(range(len(OPERATORS))))
         for edge in range(len(EDGES))
     }

@@ -131,7 +131,7 @@ def goal_of(
         if name == "latency_ms":
             costs[name] = lambda archs: bounds.estimator().calibrated(archs)
         elif name in REDUCE:
-            costs[name] = counted_cost(space, name, precision=precision)  # type: ignore[arg-type]
+            costs[name] = counted_cost(space, name, precision=precision)
         else:
             raise UnknownName("cost", name, ("latency_ms", *REDUCE))
     targets = dict(goal.targets)

@@ -78,7 +78,7 @@ class Ensemble:
             rows = rng.integers(len(values), size=len(values))
             hidden = _hidden(encoded[which][rows], weights)
             ridge = _RIDGE * float((hidden**2).mean()) * np.eye(hidden.shape[1])
-            output = np.linalg.solve(
+            output: FloatArray = np.linalg.solve(
                 hidden.T @ hidden + ridge, hidden.T @ (values[rows] - self._mean)
             )
             self._members.append((which, weights, output))

@@ -40,7 +40,8 @@ def expected_gain(
     for level in metric.T:
         value = _chebyshev(np.column_stack([level, others]), weights)
         gain += np.maximum(best - value, 0.0)
-    return gain / metric.shape[1]
+    gain /= metric.shape[1]
+    return gain
 
 
 def _covered(front: FloatArray, metric: FloatArray, cost: FloatArray) -> FloatArray:
@@ -55,7 +56,8 @@ def _covered(front: FloatArray, metric: FloatArray, cost: FloatArray) -> FloatAr
     gain = np.zeros(len(cost))
     for level in metric.T:
         gain += (widths * np.maximum(heights[None] - level[:, None], 0.0)).sum(axis=1)
-    return gain / metric.shape[1]
+    gain /= metric.shape[1]
+    return gain
 
 
 def _chebyshev(points: FloatArray, weights: FloatArray) -> FloatArray:

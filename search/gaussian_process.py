@@ -136,7 +136,8 @@ class GaussianProcess:
     def _cholesky(self) -> FloatArray:
         matrix = self.kernel(self.observed, self.observed)
         matrix[np.diag_indices_from(matrix)] += self.kernel.noise
-        return np.linalg.cholesky(matrix)
+        cholesky: FloatArray = np.linalg.cholesky(matrix)
+        return cholesky
 
     @cached_property
     def _solved(self) -> FloatArray:
@@ -204,7 +205,7 @@ def _loss(
     """
     kernel, n, decisions = start.with_logs(logs), len(values), len(start.choices)
     learnt = (1 - _COUNTED_SHARE) * np.exp(-np.tensordot(kernel.weights, differs, axes=1))
-    cholesky = np.linalg.cholesky(learnt + fixed + kernel.noise * np.eye(n))
+    cholesky: FloatArray = np.linalg.cholesky(learnt + fixed + kernel.noise * np.eye(n))
     inverse = _solve(cholesky, np.eye(n))
     alpha = inverse @ values
     quadratic = float(values @ alpha)

@@ -21,7 +21,7 @@ def hypervolume(costs: FloatArray, reference: FloatArray) -> float:
     Slicing doubles the work with each objective: meant for two to four.
     """
     points = np.asarray(costs, np.float64).reshape(-1, len(reference))
-    points = points[(points < reference).all(axis=1)]
+    points = points[np.all(points < reference, axis=1)]
     if not len(points):
         return 0.0
     points = points[non_dominated(points)]
@@ -36,7 +36,7 @@ def hypervolume(costs: FloatArray, reference: FloatArray) -> float:
     return sum(
         (float(end) - float(point[-1])) * hypervolume(points[: index + 1, :-1], reference[:-1])
         for index, (point, end) in enumerate(zip(points, ends, strict=True))
-        if end > point[-1]
+        if float(end) > float(point[-1])
     )
 
 
@@ -48,7 +48,7 @@ def front_layers(costs: FloatArray) -> npt.NDArray[np.intp]:
     """
     if costs.shape[1] == 2:
         return _layers_of_two(costs)
-    less = (costs[:, None] <= costs[None]).all(axis=-1)
+    less: npt.NDArray[np.bool_] = np.asarray((costs[:, None] <= costs[None]).all(axis=-1))
     beats = less & ~less.T
     beaten_by = beats.sum(axis=0)
     layers = np.full(len(costs), -1, np.intp)

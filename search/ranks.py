@@ -32,7 +32,8 @@ class Quantiles:
         middle = len(self._normal) // 2
         run = max(top - self._normal[middle], 1e-9)
         slope = (self._values[-1] - self._values[middle]) / run
-        return found + np.maximum(normal - top, 0.0) * slope
+        beyond: FloatArray = np.maximum(normal - top, 0.0) * slope
+        return found + beyond
 
     def levels(self, mean: FloatArray, deviation: FloatArray) -> FloatArray:
         """(n, levels) equally likely values of normal variables in the space of quantiles."""

@@ -100,8 +100,11 @@ def pose(context: Context, space: SearchSpace, data: DataSet, table: OpenedTable
             "data": data.sha256,
             "table": sha256_file(table.path),
             "bounds": config.bounds.model_dump(),
-            "search": config.search.model_dump(exclude={*HOW_LONG, "supernet"}),
+            "search": config.search.model_dump(exclude={*HOW_LONG, "supernet", "history"}),
             "supernet": sha256_file(supernet) if supernet else None,
+            "history": sha256_file(_history_path(config.search.history))
+            if config.search.history
+            else None,
             "seed": config.seed,
             "runtime": config.runtime,
             "precision": config.precision,
@@ -221,12 +224,14 @@ def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> Weig
 
 def _history(run: str | None) -> Sequence[Trial]:
     """The trials of an earlier run, by its name or folder."""
-    if run is None:
-        return ()
+    return () if run is None else read_history(_history_path(run))
+
+
+def _history_path(run: str) -> Path:
     path = (Path(run) if Path(run).is_dir() else RUNS / run) / "history.jsonl"
     if not path.is_file():
         raise UsageError(f"There is no history {path}; a search writes runs/NAME/history.jsonl.")
-    return read_history(path)
+    return path
 
 
 def _drive(

@@ -59,8 +59,8 @@ class Population:
         changed = self.rng.random((n, decisions)) < self.mutations / decisions
         # a step of 1 to choices - 1, so that a changed decision differs; of one choice it stays
         steps = 1 + (self.rng.random((n, decisions)) * (self.choices - 1)).astype(np.int16)
-        mutated = (archs + changed * steps) % self.choices
-        return mutated.astype(np.int16)
+        mutated: IntArray = ((archs + changed * steps) % self.choices).astype(np.int16)
+        return mutated
 
     def survive(
         self, archs: IntArray, costs: FloatArray, behind: FloatArray | None = None

@@ -67,7 +67,7 @@ def _nsga2(seed: int, settings: OptunaSettings) -> Any:
 
 def _cmaes(seed: int, settings: OptunaSettings) -> Any:
     try:
-        import cmaes  # noqa: F401  # optuna imports it only after the first trials
+        import cmaes  # type: ignore[import-untyped]  # noqa: F401  # optuna imports it only after the first trials
     except ImportError:
         raise UsageError("optuna-cmaes needs the package cmaes: pip install cmaes.") from None
     from optuna.samplers import CmaEsSampler
@@ -120,11 +120,11 @@ class OptunaSampler(Proposer):
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         several = self.goal.several and self.kind.several
-        directions = ["minimize"] * (len(self.goal.objectives) if several else 1)
+        directions: list[Any] = ["minimize"] * (len(self.goal.objectives) if several else 1)
         self._study = optuna.create_study(
             sampler=self.kind.sampler(self.seed, self.settings), directions=directions
         )
-        self._distributions = {
+        self._distributions: dict[str, Any] = {
             f"{index:03d}": optuna.distributions.CategoricalDistribution(
                 tuple(range(len(decision.choices)))
             )
@@ -196,7 +196,7 @@ class OptunaSampler(Proposer):
         vector = np.array(self.goal.vector(trial.metrics))
         away = self.goal.preference.distance(trial.metrics)
         if self.kind.several:
-            return (vector + away * np.maximum(np.abs(vector), 1e-12)).tolist()
+            return list(map(float, vector + away * np.maximum(np.abs(vector), 1e-12)))
         logs = np.sign(vector) * np.log(np.maximum(np.abs(vector), 1e-12))
         return [float(self._judge.weights @ logs + away)]
 

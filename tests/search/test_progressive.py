@@ -7,7 +7,7 @@ from nasdeploy.search.strategies.pnas import blocks_of, expansions
 
 
 def test_the_expansions_are_as_many_as_the_paper_counts() -> None:
-    """PNAS, section 3.2: 2^2 x 8^2 first blocks, 136 of them unique; (b + 1)^2 x 8^2 for block b."""
+    """PNAS, section 3.2: 2^2 x 8^2 first blocks, 136 of them unique."""
     space = make_space("pnas")
     blocks = blocks_of(space.decisions)
     assert len(blocks) == 5
@@ -22,5 +22,4 @@ def test_the_expansions_are_as_many_as_the_paper_counts() -> None:
 
 def test_blocks_are_what_begins_alike() -> None:
     assert [len(block) for block in blocks_of(make_space("nasbench201").decisions)] == [1, 2, 3]
-    small = small_space()
-    assert blocks_of(small.decisions) == [[index] for index in range(len(small.decisions))]
+    assert blocks_of(small_space().decisions) == [[0], [1, 2], [3, 4]]
