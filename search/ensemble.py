@@ -78,8 +78,9 @@ class Ensemble:
             rows = rng.integers(len(values), size=len(values))
             hidden = _hidden(encoded[which][rows], weights)
             ridge = _RIDGE * float((hidden**2).mean()) * np.eye(hidden.shape[1])
-            output: FloatArray = np.linalg.solve(
-                hidden.T @ hidden + ridge, hidden.T @ (values[rows] - self._mean)
+            right = hidden.T @ (values[rows] - self._mean)
+            output: FloatArray = np.asarray(
+                np.linalg.solve(hidden.T @ hidden + ridge, right), np.float64
             )
             self._members.append((which, weights, output))
 

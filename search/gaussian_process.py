@@ -136,7 +136,7 @@ class GaussianProcess:
     def _cholesky(self) -> FloatArray:
         matrix = self.kernel(self.observed, self.observed)
         matrix[np.diag_indices_from(matrix)] += self.kernel.noise
-        cholesky: FloatArray = np.linalg.cholesky(matrix)
+        cholesky: FloatArray = np.asarray(np.linalg.cholesky(matrix), np.float64)
         return cholesky
 
     @cached_property
@@ -205,7 +205,8 @@ def _loss(
     """
     kernel, n, decisions = start.with_logs(logs), len(values), len(start.choices)
     learnt = (1 - _COUNTED_SHARE) * np.exp(-np.tensordot(kernel.weights, differs, axes=1))
-    cholesky: FloatArray = np.linalg.cholesky(learnt + fixed + kernel.noise * np.eye(n))
+    matrix = learnt + fixed + kernel.noise * np.eye(n)
+    cholesky: FloatArray = np.asarray(np.linalg.cholesky(matrix), np.float64)
     inverse = _solve(cholesky, np.eye(n))
     alpha = inverse @ values
     quadratic = float(values @ alpha)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
+from small_run import Cli, write_small_table
 
 from nasdeploy.errors import UsageError
 from nasdeploy.pipeline.comparing import compare
@@ -61,3 +62,29 @@ def test_runs_of_unlike_problems_are_not_compared(tmp_path: Path) -> None:
 def test_a_folder_without_a_search_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no finished search"):
         compare([str(tmp_path), str(tmp_path)])
+
+
+def test_a_search_over_seeds_ends_with_the_comparison_that_comes_next(
+    cli: Cli, folder: Path
+) -> None:
+    write_small_table(folder / "table.yaml")
+    common = (
+        "--table", "table.yaml", "--data", "tiny.npz", "--latency", "60%", "--seeds", "2",
+        "--set", "supernet_epochs=1", "--set", "trials=3", "--set", "trials_per_step=3",
+        "--format", "json",
+    )  # fmt: skip
+    names: list[str] = []
+    for strategy in ("random", "nsga2"):
+        ended = cli("search", *common, "--strategy", strategy, "--name", strategy)
+        assert ended.code == 0, ended.err
+        found = list(json.loads(ended.out))
+        assert found == [f"{strategy}-seed0", f"{strategy}-seed1"]
+        assert f"nasdeploy compare {' '.join(found)}" in ended.err
+        names += found
+    ended = cli("compare", *names, "--format", "json")
+    assert ended.code == 0, ended.err
+    figures = json.loads(ended.out)
+    for one in figures["strategies"].values():
+        assert one["seeds"] == [0, 1] and one["trials_mean"] == 3 and one["search_s_mean"] > 0
+    assert not figures["tests"][0]["enough_seeds"]
+    assert "nasdeploy train --run" in ended.err
