@@ -33,7 +33,12 @@ from nasdeploy.search.strategy import Request, Strategy, Trial
 SPACE = small_space()
 
 
-@pytest.fixture(params=sorted(STRATEGIES))
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name == "optuna-gp" else [])
+        for name in sorted(STRATEGIES)
+    ]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -225,6 +230,7 @@ class Forwards(Backwards):
 
 
 PROPOSING = sorted(name for name, entry in STRATEGIES.items() if entry.sampler is not None)
+DEAR = ("optuna-gp", "optuna-tpe")
 FORMS: dict[str, dict[str, Any]] = {
     "metric": {},
     "product": {"targets": {"latency_ms": 0.1}},
@@ -259,8 +265,15 @@ def proposing(
     )
 
 
-@pytest.mark.parametrize("name", PROPOSING)
-@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        # optuna's own models of several objectives take seconds
+        pytest.param(name, form, marks=[pytest.mark.slow] if name in DEAR else [])
+        for name in PROPOSING
+        for form in sorted(FORMS)
+    ],
+)
 def test_every_goal_is_searched_and_resumed_bit_by_bit(name: str, form: str) -> None:
     strategy, resumed = proposing(name, form), proposing(name, form)
     trials: list[Trial] = []
@@ -276,7 +289,7 @@ def test_every_goal_is_searched_and_resumed_bit_by_bit(name: str, form: str) -> 
     assert np.all(bounds.admits(strategy.candidates(4)))
 
 
-@pytest.mark.parametrize("name", PROPOSING)
+@pytest.mark.parametrize("name", [name for name in PROPOSING if name != "optuna-gp"])
 def test_a_failed_evaluation_is_recorded_and_the_search_goes_on(name: str) -> None:
     strategy = proposing(name)
     trials = run_to_the_end(strategy)
@@ -287,13 +300,13 @@ def test_a_failed_evaluation_is_recorded_and_the_search_goes_on(name: str) -> No
     assert strategy.candidates(1)[0] not in {trial.arch for trial in failed}
 
 
-@pytest.mark.parametrize("name", PROPOSING)
+@pytest.mark.parametrize("name", [name for name in PROPOSING if name not in DEAR])
 def test_the_order_of_answers_changes_nothing(name: str) -> None:
     forwards, backwards = proposing(name), proposing(name, evaluator=Backwards)
     assert run_to_the_end(forwards) == run_to_the_end(backwards)
 
 
-@pytest.mark.parametrize("name", PROPOSING)
+@pytest.mark.parametrize("name", [name for name in PROPOSING if name not in DEAR])
 def test_a_space_is_exhausted_without_repeats(name: str) -> None:
     space = small_space(stages=((8, 2, 2),))
     strategy = proposing(name, share=0.1, space=space, trials=100, tries=8)
