@@ -1,4 +1,4 @@
-"""Values as quantiles of a normal distribution, and back."""
+"""Values as a model sees them, and back: as quantiles of a normal distribution, or scaled."""
 
 from __future__ import annotations
 
@@ -35,9 +35,26 @@ class Quantiles:
         beyond: FloatArray = np.maximum(normal - top, 0.0) * slope
         return found + beyond
 
-    def levels(self, mean: FloatArray, deviation: FloatArray) -> FloatArray:
-        """(n, levels) equally likely values of normal variables in the space of quantiles."""
-        from scipy.special import ndtri
 
-        nodes = ndtri((np.arange(_NODES) + 0.5) / _NODES)
-        return self.values(mean[:, None] + deviation[:, None] * nodes)
+class Scaled:
+    """Values less their mean, by their deviation: what matters is how much, as on a front.
+
+    Attributes:
+        normal: (n,) the scaled values.
+    """
+
+    def __init__(self, values: FloatArray) -> None:
+        self._mean, self._deviation = float(values.mean()), float(values.std()) or 1.0
+        self.normal: FloatArray = (values - self._mean) / self._deviation
+
+    def values(self, normal: FloatArray) -> FloatArray:
+        """The values at these places of the scale."""
+        return self._mean + self._deviation * normal
+
+
+def levels(scale: Quantiles | Scaled, mean: FloatArray, deviation: FloatArray) -> FloatArray:
+    """(n, levels) equally likely values of variables that are normal on a scale."""
+    from scipy.special import ndtri
+
+    nodes = ndtri((np.arange(_NODES) + 0.5) / _NODES)
+    return scale.values(mean[:, None] + deviation[:, None] * nodes)

@@ -7,8 +7,8 @@ well-suited to parallelize optimization" (2010), section 4: within a batch the m
 own prediction. The process is in `search/gaussian_process.py`.
 
 Where we differ: the model sees ranks, turned into the quantiles of a normal distribution, since
-networks that learn nothing would else stretch the scale on which the good ones are told apart. A
-small space is looked at whole. Of a front, costs are known and only the metric is uncertain, so
+networks that learn nothing would else stretch the scale on which the good ones are told apart; of a
+front it sees the values. A small space is looked at whole. Of a front, costs are known and only the metric is uncertain, so
 that the expected gain of hypervolume needs no sampling (`search/front_gain.py`).
 """
 
@@ -27,7 +27,7 @@ from nasdeploy.search.goal import Goal
 from nasdeploy.search.hypervolume import front_layers
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.pool import Pool
-from nasdeploy.search.ranks import Quantiles
+from nasdeploy.search.ranks import Quantiles, Scaled, levels
 from nasdeploy.search.scalarise import Chebyshev
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.strategies.proposer import Proposer, SamplerSettings, at_least_one
@@ -73,19 +73,18 @@ class Bayesian(Proposer):
             return None
         values = self._values()
         kept = self._kept(values)
-        quantiles = Quantiles(values[kept])
+        scale = (Scaled if self.goal.several else Quantiles)(values[kept])
         observed = one_hot([self.known[index].arch for index in kept], self._pool.choices)
-        self._fit(observed, quantiles.normal)
-        model = GaussianProcess(self._kernel, observed, quantiles.normal)
+        self._fit(observed, scale.normal)
+        model = GaussianProcess(self._kernel, observed, scale.normal)
         for arch in pending:
             model = model.believing(one_hot([arch], self._pool.choices)[0])
         mean, deviation = model.predict(one_hot(archs, self._pool.choices))
         if self.goal.several:
-            believed = quantiles.values(model.values[len(kept) :])
-            levels = quantiles.levels(mean, deviation)
-            gain = self._front_gain(archs, levels, pending, believed)
+            believed = scale.values(model.values[len(kept) :])
+            gain = self._front_gain(archs, levels(scale, mean, deviation), pending, believed)
         else:
-            gain = expected_improvement(mean, deviation, float(quantiles.normal.max()))
+            gain = expected_improvement(mean, deviation, float(scale.normal.max()))
         gain = gain * self.bounds.probability(archs)
         if not gain.max() > 0:  # nothing is expected of any: take the one that is known least
             gain = deviation
@@ -94,7 +93,7 @@ class Bayesian(Proposer):
     def _front_gain(
         self,
         archs: npt.NDArray[np.integer],
-        levels: FloatArray,
+        likely: FloatArray,
         pending: Sequence[Arch],
         believed: FloatArray,
     ) -> FloatArray:
@@ -102,9 +101,9 @@ class Bayesian(Proposer):
         if len(pending):
             costs = self.goal.costs_of(pending)
             known = np.vstack([known, np.column_stack([-believed, costs])])
-        gain = expected_gain(known, levels, self.goal.costs_of(archs), self._judge.weights)
+        gain = expected_gain(known, likely, self.goal.costs_of(archs), self._judge.weights)
         if self.goal.preference.intervals:
-            gain = gain * np.exp(-self._outside(archs, levels.mean(axis=1)))
+            gain = gain * np.exp(-self._outside(archs, likely.mean(axis=1)))
         self._judge.draw()
         return gain
 
