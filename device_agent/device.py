@@ -27,6 +27,7 @@ class DeviceInfo:
         fingerprint: A short text that is equal for the same device with the same system and
             differs otherwise; two tables are comparable only where it is equal.
         machine: The instruction set as `uname -m` prints it: ``"x86_64"``, ``"aarch64"``.
+        extra: Whatever else it tells. ``platform`` is ``"android"`` or ``"linux"``.
     """
 
     fingerprint: str
@@ -56,6 +57,11 @@ class Device(Protocol):
         ...
 
     @property
+    def place(self) -> str:
+        """What it is, however the user calls it: two names of one device have one place."""
+        ...
+
+    @property
     def workdir(self) -> str:
         """The one folder on the device that is ours. Remote paths lie below it."""
         ...
@@ -79,6 +85,11 @@ class Device(Protocol):
 
         `on_line` is called with each line of stdout as the device prints it, so that a cut
         connection costs a line and not everything measured so far. At the timeout, or when this
-        process is interrupted, the command and all its children are killed.
+        process is interrupted, the command and all its children are killed. An exit code below 0
+        is the signal that ended it.
         """
+        ...
+
+    def clean(self) -> None:
+        """Remove our folder, with everything that was pushed; nothing else is touched."""
         ...

@@ -46,7 +46,7 @@ class Job:
     repeats: int = 1
     discard: int = 0
     first_round: int = 0
-    outputs: Sequence[Mapping[str, str]] = ()
+    outputs: Sequence[Mapping[str, Any]] = ()
 
 
 def put_graphs(device: Device, graphs: Sequence[Graph]) -> list[dict[str, str]]:
@@ -102,7 +102,7 @@ def run_job(
         said_bye = isinstance(event, Bye)
         on_event(event)
 
-    done = device.run(runner.argv(remote), timeout_s=timeout_s, on_line=take)
+    done = device.run(runner.argv(device, remote), timeout_s=timeout_s, on_line=take)
     if done.exit_code != 0 or not said_bye:
         raise CommandFailed(_why(device, runner, done, where()))
 

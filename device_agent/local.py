@@ -29,6 +29,10 @@ class LocalDevice:
         self._workdir = folder.resolve()
 
     @property
+    def place(self) -> str:
+        return f"local:{self._workdir}"
+
+    @property
     def workdir(self) -> str:
         return str(self._workdir)
 
@@ -46,7 +50,11 @@ class LocalDevice:
             machine=machine,
             cores=cores,
             ram_bytes=_ram_bytes(),
-            extra={"kernel": platform.release(), "libc": " ".join(platform.libc_ver())},
+            extra={
+                "platform": "linux",
+                "kernel": platform.release(),
+                "libc": " ".join(platform.libc_ver()),
+            },
         )
 
     def push(self, local: Path, remote: str) -> None:
@@ -78,6 +86,10 @@ class LocalDevice:
     ) -> Finished:
         """Run `argv` and wait; see `process.run_process` for what is bounded and what is killed."""
         return run_process(argv, timeout_s=timeout_s, on_line=on_line)
+
+    def clean(self) -> None:
+        shutil.rmtree(self._workdir)
+        self._workdir.mkdir()
 
     def _inside(self, remote: str) -> Path:
         """The path below our folder, links followed; `UsageError` when it leads out of it."""

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from nasdeploy.durable import cache_dir
 from nasdeploy.errors import DeviceError
 
 _LOOK_AGAIN_S = 0.2
+_SAY_EVERY_S = 5.0
 _HELD: set[tuple[Path, int]] = set()
 
 
@@ -35,7 +37,7 @@ def device_lock(
 
     Args:
         timeout_s: How long to wait for another holder; 0 doesn't wait.
-        on_wait: Called once with who holds it, before waiting.
+        on_wait: Called with who holds it, before waiting and every five seconds.
     Raises: `DeviceError` naming the holder, after `timeout_s`.
     """
     path = _lock_path(device)
@@ -65,7 +67,7 @@ def _acquire(
     on_wait: Callable[[str], None] | None,
 ) -> None:
     deadline = time.monotonic() + timeout_s
-    said = False
+    say_at = time.monotonic()
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,9 +79,9 @@ def _acquire(
                 f"The device {name} is being measured by {holder}; two at once would time each "
                 "other. Wait for it to end, or stop it, and run the same command again."
             )
-        if on_wait and not said:
+        if on_wait and time.monotonic() >= say_at:
             on_wait(f"waiting for the device {name}, held by {holder}")
-            said = True
+            say_at = time.monotonic() + _SAY_EVERY_S
         time.sleep(_LOOK_AGAIN_S)
 
 
@@ -93,5 +95,6 @@ def _holder(path: Path) -> str:
 
 def _lock_path(device: Device) -> Path:
     """On this side: processes that want one device are started by one user on one host."""
-    place = hashlib.sha256(device.workdir.encode()).hexdigest()[:8]
-    return cache_dir() / "locks" / f"{device.name}-{place}.lock"
+    readable = re.sub(r"[^\w.-]+", "-", device.place)[:60]
+    digest = hashlib.sha256(device.place.encode()).hexdigest()[:8]
+    return cache_dir() / "locks" / f"{readable}-{digest}.lock"

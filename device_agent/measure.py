@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nasdeploy.device_agent.condition import read_condition
 from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.job import Graph, Job, put_graphs, run_job
 from nasdeploy.device_agent.listener import Listener
 from nasdeploy.device_agent.lock import device_lock
+from nasdeploy.device_agent.readiness import Ready, Setup, made_ready
+from nasdeploy.device_agent.retry import Patience, persist
 from nasdeploy.device_agent.rounds import round_order
 from nasdeploy.device_agent.runners.runner import Runner
 from nasdeploy.device_agent.session import Identity, Round, Session, SessionLog, finished_session
 from nasdeploy.durable import Journal
-from nasdeploy.errors import DeviceError, UsageError
+from nasdeploy.errors import DeviceError, DeviceUnreachable, UsageError
 
 OnProgress = Callable[[int, int, float | None, str], None]
 
@@ -47,6 +49,8 @@ class MeasureConfig:
         min_start_s: What such a start is filled up to.
         start_timeout_s: For one start; a device that hangs is found out by it.
         lock_timeout_s: How long to wait for another process that measures on the device.
+        patience: How long to wait for a device that went away.
+        setup: How the device is to be: which processors, how warm.
     """
 
     threads: int = 1
@@ -63,6 +67,8 @@ class MeasureConfig:
     min_start_s: float = 5.0
     start_timeout_s: float = 900.0
     lock_timeout_s: float = 3600.0
+    patience: Patience = field(default_factory=Patience)
+    setup: Setup = field(default_factory=Setup)
 
     def __post_init__(self) -> None:
         positive = (
@@ -110,6 +116,7 @@ def measure(
         UsageError: The journal holds another session by this name, or nothing is asked for.
         DeviceError: Too many rounds were rejected, or another process holds the device; the
             accepted rounds are kept.
+        DeviceUnreachable: The device went away and did not come back; what was complete is kept.
         CommandFailed: The runner broke down, or the sentinel or the empty graph does not run. Of
             other graphs that don't, `Session.failures` knows.
     """
@@ -119,15 +126,8 @@ def measure(
     report = on_progress or (lambda done, total, eta_s, text: None)
     measuring = _Measuring(device, runner, everything, identity, config, log, report)
     if measuring.rounds_needed() > 0:
-        with device_lock(
-            device,
-            timeout_s=config.lock_timeout_s,
-            on_wait=lambda text: report(0, measuring.total(), None, text),
-        ):
-            log.begin(identity, read_condition(device))
-            runner.prepare(device)
-            measuring.to_the_end()
-            log.end(read_condition(device))
+        with device_lock(device, timeout_s=config.lock_timeout_s, on_wait=measuring.say):
+            measuring.whatever_happens(identity)
     return finished_session(log, identity, config.sentinel_tolerance)
 
 
@@ -152,12 +152,14 @@ def _identity(
         device=device.name,
         fingerprint=device.info().fingerprint,
         runtime=runner.runtime,
+        runner=runner.kind(device),
         threads=config.threads,
         warmups=config.warmups,
         passes=config.passes,
         chain=config.chain,
         sentinel_visits=config.sentinel_visits,
         seed=seed,
+        cpus=config.setup.cpus,
         sentinel=everything[0].id,
         empty=everything[1].id,
         alone=sorted(alone),
@@ -203,14 +205,44 @@ class _Measuring:
     def total(self) -> int:
         return len(self._accepted()) + self.rounds_needed()
 
+    def say(self, text: str) -> None:
+        """Progress that is none: what is waited for."""
+        accepted = len(self._accepted())
+        self._report(accepted, accepted + self.rounds_needed(), None, text)
+
     def _round_s(self, rounds: Sequence[Round]) -> float:
         return max(sum(r.duration_s for r in rounds) / len(rounds), 1e-6)
 
-    def to_the_end(self) -> None:
+    def whatever_happens(self, identity: Identity) -> None:
+        """To the end, waiting for a device that goes away and going on behind the last round."""
+        log, device = self._log, self._device
+
+        def go_on() -> None:
+            with made_ready(device, self._config.setup, self.say) as ready:
+                log.begin(identity, read_condition(device))
+                self._runner.prepare(device)
+                self._to_the_end(ready)
+                log.end(read_condition(device))
+
+        try:
+            persist(
+                go_on,
+                patience=self._config.patience,
+                progress=lambda: len(log.rounds),
+                on_wait=self.say,
+            )
+        except DeviceUnreachable as error:
+            raise DeviceUnreachable(
+                f"{error} The {len(self._accepted())} accepted rounds are kept in {log.path}: when "
+                f"{device.name} answers again, run the same command with --resume."
+            ) from error
+
+    def _to_the_end(self, ready: Ready) -> None:
         models = put_graphs(self._device, self._everything)
         before = len(self._log.rounds)
         while (needed := self.rounds_needed()) > 0:
-            self._start(models, self._rounds_of_next_start(needed))
+            ready.cool()
+            self._start(ready, models, self._rounds_of_next_start(needed))
             self._check_stability(before)
 
     def _rounds_of_next_start(self, needed: int) -> int:
@@ -226,7 +258,7 @@ class _Measuring:
         missing_starts = config.min_starts - len({r.start for r in accepted})
         return math.ceil(needed / max(missing_starts, math.ceil(needed / most)))
 
-    def _start(self, models: Sequence[dict[str, str]], rounds: int) -> None:
+    def _start(self, ready: Ready, models: Sequence[dict[str, str]], rounds: int) -> None:
         log, config = self._log, self._config
         alive = [model for model in models if model["id"] not in log.failures]
         sentinel, empty, *others = (model["id"] for model in alive)
@@ -256,7 +288,7 @@ class _Measuring:
         )
         run_job(
             self._device,
-            self._runner,
+            ready.runner(self._runner),
             alive,
             job,
             timeout_s=config.start_timeout_s,

@@ -46,7 +46,7 @@ def run_process(
         )
     except OSError as error:
         raise CommandFailed(f"{argv[0]} could not be started: {error.strerror}.") from error
-    output = _Output(argv, on_line)
+    output = Output(argv, on_line)
     try:
         _attend(
             process,
@@ -72,8 +72,8 @@ def run_process(
     )
 
 
-class _Output:
-    """What a command has printed so far."""
+class Output:
+    """What a command has printed so far, bounded; whole lines go to `on_line` as they come."""
 
     def __init__(self, argv: Sequence[str], on_line: Callable[[str], None] | None) -> None:
         self.stdout = bytearray()
@@ -109,7 +109,7 @@ class _Output:
 
 def _attend(
     process: subprocess.Popen[bytes],
-    output: _Output,
+    output: Output,
     *,
     command: str,
     deadline: float,

@@ -34,6 +34,7 @@ class Identity:
     device: str
     fingerprint: str
     runtime: str
+    runner: str
     threads: int
     warmups: int
     passes: int
@@ -44,6 +45,7 @@ class Identity:
     empty: str
     alone: list[str]
     graphs: Mapping[str, str]
+    cpus: str | None = None
 
     def first_difference(self, other: Mapping[str, Any]) -> str | None:
         """In words, how what a journal holds differs from this."""
@@ -82,6 +84,7 @@ class SessionLog:
 
     def __init__(self, journal: Journal, name: str, identity: Identity) -> None:
         self.name = name
+        self.path = journal.path
         self.rounds: list[Round] = []
         self.failures: dict[str, str] = {}
         self.version: str | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.job import Graph
 from nasdeploy.device_agent.measure import MeasureConfig, OnProgress, measure
+from nasdeploy.device_agent.memory import peak_rss_bytes
 from nasdeploy.device_agent.runners.runner import Runner
 from nasdeploy.device_agent.session import Session
 from nasdeploy.device_agent.statistics import Clock, Floats, Statistic, Statistics
@@ -20,10 +21,12 @@ class NetworkMeasurement:
 
     Attributes:
         session: The rounds behind it.
+        peak_rss_bytes: What a process that ran this file alone has held at most.
     """
 
     graph: str
     session: Session
+    peak_rss_bytes: int
 
     def statistics(self, statistic: Statistic = "median", *, clock: Clock = "wall") -> Statistics:
         """With everything that a call costs; the interval covers how starts differ."""
@@ -72,4 +75,15 @@ def measure_network(
         on_progress=on_progress,
     )
     session.raise_failures()
-    return NetworkMeasurement(graph.id, session)
+    peak = _recorded_peak(journal, name)
+    if peak is None:
+        peak = peak_rss_bytes(device, runner, graph, threads=config.threads)
+        journal.append({"session": name, "event": "memory", "peak_rss_bytes": peak})
+    return NetworkMeasurement(graph.id, session, peak)
+
+
+def _recorded_peak(journal: Journal, name: str) -> int | None:
+    for entry in journal.entries:
+        if entry.get("session") == name and entry.get("event") == "memory":
+            return int(entry["peak_rss_bytes"])
+    return None

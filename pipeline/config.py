@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from nasdeploy.durable import write_text
 from nasdeploy.errors import BadInput, UnknownName, UsageError
@@ -145,13 +145,22 @@ class ExportConfig(_Section):
 
 
 class RunConfig(_Section):
-    """A whole run. Every field has a default but the bound and the data."""
+    """A whole run. Every field has a default but the bound and the data.
+
+    `cpus`, `max_temp_c` and `runner` (native without) go before what devices.yaml says of the
+    device. `allow_simulated` lets
+    a search stand on times that are no measurement: of a simulated device, or of an emulator.
+    """
 
     name: str | None = None
     device: str = "local"
+    cpus: str | None = None
+    max_temp_c: float | None = Field(None, gt=0, lt=150)
+    allow_simulated: bool = False
     runtime: Runtime = "litert"
     precision: Precision = "int8"
     threads: int = Field(1, ge=1)
+    runner: str | None = None
     space: str | dict[str, Any] = "mobile"
     data: str
     data_root: str | None = None
@@ -163,6 +172,12 @@ class RunConfig(_Section):
     train: TrainConfig = TrainConfig()
     export: ExportConfig = ExportConfig()
     verify: VerifyConfig = VerifyConfig()
+
+    @field_validator("cpus", mode="before")
+    @classmethod
+    def _one_cpu(cls, value: Any) -> Any:
+        """YAML reads a single processor as a number."""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @property
     def space_name(self) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,19 @@ Update = Callable[..., None]
 """``update(done, total, text="", left_s=None)`` of a running progress."""
 
 
+@dataclass
+class _Together:
+    """What consoles of several devices share.
+
+    Attributes:
+        bars: On a terminal there can be only one live display.
+        stop: When it is set, whoever reports progress is ended by a `KeyboardInterrupt`.
+    """
+
+    bars: Progress | None = None
+    stop: threading.Event | None = None
+
+
 class Console:
     """One for a command; stages are handed it and never print on their own.
 
@@ -44,16 +60,43 @@ class Console:
         self.format = format
         self.quiet = quiet
         self._err = RichConsole(stderr=True, highlight=False)
+        self._together = _Together()
+        self._prefix = ""
+
+    def named(self, device: str) -> Console:
+        """The same, of one among several devices: its lines say of which they are."""
+        other = copy(self)
+        other._prefix = f"{device}: "
+        return other
+
+    @contextlib.contextmanager
+    def together(self, stop: threading.Event) -> Iterator[None]:
+        """While several named ones are in use, in threads of their own.
+
+        Args:
+            stop: Set it to end each of them at its next progress.
+        """
+        self._together.stop = stop
+        try:
+            if self._err.is_terminal and not self.quiet:
+                with self._new_bars() as self._together.bars:
+                    yield
+            else:
+                yield
+        finally:
+            self._together.bars = self._together.stop = None
 
     def log(self, text: str) -> None:
         if not self.quiet:
-            self._err.print(escape(text), soft_wrap=True)
+            self._err.print(escape(self._prefix + text), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self._err.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+        self._err.print(f"[yellow]warning:[/yellow] {escape(self._prefix + text)}", soft_wrap=True)
 
     def error(self, text: str) -> None:
-        self._err.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
+        self._err.print(
+            f"[bold red]error:[/bold red] {escape(self._prefix + text)}", soft_wrap=True
+        )
 
     def next(self, command: str, *, wrote: str | None = None) -> None:
         """How every command ends: where it wrote, if anywhere, and the command that comes next."""
@@ -79,15 +122,28 @@ class Console:
         longer than two seconds, then one every ten.
         """
         if self.quiet:
-            yield lambda done, total, text="", left_s=None: None
+            update: Update = lambda done, total, text="", left_s=None: None  # noqa: E731
+            yield self._stoppable(update)
         elif self._err.is_terminal:
-            with self._bar(label) as update:
-                yield update
+            with self._bar(self._prefix + label) as update:
+                yield self._stoppable(update)
         else:
-            yield self._lines(label)
+            yield self._stoppable(self._lines(label))
 
-    @contextlib.contextmanager
-    def _bar(self, label: str) -> Iterator[Update]:
+    def _stoppable(self, update: Update) -> Update:
+        """Another device's thread cannot be interrupted but by itself."""
+        stop = self._together.stop
+        if stop is None:
+            return update
+
+        def update_or_end(*args: Any, **kwargs: Any) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            update(*args, **kwargs)
+
+        return update_or_end
+
+    def _new_bars(self) -> Progress:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -95,7 +151,12 @@ class Console:
             TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[text]}"),
         )
-        with Progress(*columns, console=self._err, transient=True) as bar:
+        return Progress(*columns, console=self._err, transient=True)
+
+    @contextlib.contextmanager
+    def _bar(self, label: str) -> Iterator[Update]:
+        shared = self._together.bars
+        with contextlib.nullcontext(shared) if shared else self._new_bars() as bar:
             task = bar.add_task(label, total=None, text="", left="")
             start = time.monotonic()
 
@@ -106,7 +167,10 @@ class Console:
                 left = "" if left_s is None else f"{left_s:.0f} s left"
                 bar.update(task, completed=done, total=total, text=escape(text), left=left)
 
-            yield update
+            try:
+                yield update
+            finally:
+                bar.remove_task(task)
 
     def _lines(self, label: str) -> Update:
         start = time.monotonic()

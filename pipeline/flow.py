@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import nasdeploy
-from nasdeploy.device_agent.devices import open_device
 from nasdeploy.durable import write_bytes
 from nasdeploy.errors import (
     INTERRUPTED_EXIT_CODE,
@@ -23,13 +22,15 @@ from nasdeploy.errors import (
     OutOfResources,
     UsageError,
 )
+from nasdeploy.latency_tables.table import LatencyTable, Origin
 from nasdeploy.pipeline.config import RunConfig, write_config
 from nasdeploy.pipeline.console import Console
 from nasdeploy.pipeline.data import DataSet, load_data
 from nasdeploy.pipeline.estimating import OpenedTable, open_table, space_on_table
 from nasdeploy.pipeline.measuring import Measurements
+from nasdeploy.pipeline.opening import open_named
 from nasdeploy.pipeline.project import newest_table
-from nasdeploy.pipeline.report import Summary, interval, write_report
+from nasdeploy.pipeline.report import Summary, interval, marked, write_report
 from nasdeploy.pipeline.run_folder import RUNS, RunFolder, digest, git_revision, now
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.export import export_winner
@@ -47,7 +48,10 @@ OWN_TABLE = "table.yaml"
 
 
 def make_context(config: RunConfig, console: Console, *, resume: bool = True) -> Context:
-    return Context(config, open_device(config.device), console, resume=resume)
+    opened = open_named(
+        config.device, cpus=config.cpus, max_temp_c=config.max_temp_c, runner=config.runner
+    )
+    return Context(config, opened, console, resume=resume)
 
 
 @contextmanager
@@ -117,7 +121,7 @@ def table_for_run(context: Context, folder: RunFolder, data: DataSet) -> OpenedT
     measured = {
         "space": dict(space.config),
         "device": context.info.fingerprint,
-        "runtime": [config.runtime, config.precision, config.threads],
+        "runtime": [config.runtime, config.precision, config.threads, context.opened.runner_choice],
         "anchors": config.profile.anchors,
         "seed": config.seed,
     }
@@ -145,16 +149,13 @@ def check_table(context: Context, opened: OpenedTable) -> None:
     config, table = context.config, opened.table
     if table.origin == "published":
         return
-    if table.origin != "measured":
-        raise UsageError(
-            f"{opened.name} is {table.origin}: its latencies are of no device. "
-            f"Measure one: nasdeploy profile --device {config.device}."
-        )
+    check_origin(config, opened.name, table.origin)
     for name, asked, has in (
         ("runtime", config.runtime, table.runtime),
         ("precision", config.precision, table.precision),
         ("threads", config.threads, table.threads),
         ("device", context.info.fingerprint, table.fingerprint),
+        *_runners(context, table),
     ):
         if asked != has:
             raise UsageError(
@@ -162,6 +163,22 @@ def check_table(context: Context, opened: OpenedTable) -> None:
                 f"{has}, or measure: nasdeploy profile --device {config.device} --runtime "
                 f"{config.runtime} --precision {config.precision} --threads {config.threads}."
             )
+
+
+def _runners(context: Context, table: LatencyTable) -> list[tuple[str, str, str]]:
+    """What runs a file there, and what ran the operators of the table."""
+    kind = context.runner.kind(context.device)
+    # a table that does not name one is of the time when there were only those in Python
+    return [("runner", kind, s.get("runner", "python")) for s in table.sessions.values()]
+
+
+def check_origin(config: RunConfig, what: str, origin: Origin) -> None:
+    """`UsageError` where a search would stand on times that are no measurement, unasked."""
+    if origin in ("simulated", "emulated") and not config.allow_simulated:
+        raise UsageError(
+            f"{what} is {origin}: its latencies are of no device. Measure one: nasdeploy profile "
+            "--device NAME; or, to try things, add --allow-simulated."
+        )
 
 
 def baselines(context: Context, problem: Problem, winner: Mapping[str, Any]) -> list[Arch]:
@@ -189,6 +206,7 @@ def run(
     """Profile, search, train, export, verify, report."""
     check_request(config, replayed)
     context = make_context(config, console)
+    check_origin(config, f"The device {config.device}", context.origin)
     data = load(config)
     given = open_table(config.table) if config.table is not None else None
     problem = pose_on(context, given, data) if given is not None else None
@@ -225,14 +243,15 @@ def settle_search(
     taken: dict[str, Any] = {"table": str(path)}
     for key in ("runtime", "precision", "threads"):
         value = getattr(table, key)
-        if key not in asked and value is not None and table.origin == "measured":
+        if key not in asked and value is not None and table.origin != "published":
             taken[key] = value
     if "space" not in config.model_fields_set and len({c["name"] for c in table.spaces}) == 1:
         taken["space"] = str(table.spaces[0]["name"])
     settled = config.model_copy(update=taken)
+    origin = "" if table.origin == "measured" else f" ({table.origin})"
     console.log(
-        f"Table {opened.name} of {table.device}, space {settled.space_name}, data {settled.data}, "
-        f"to ship as {settled.runtime} {settled.precision}"
+        f"Table {opened.name} of {table.device}{origin}, space {settled.space_name}, "
+        f"data {settled.data}, to ship as {settled.runtime} {settled.precision}"
     )
     return settled, opened
 
@@ -308,7 +327,7 @@ def winner_facts(winner: Mapping[str, Any]) -> dict[str, str]:
         "measured": "not yet: nasdeploy verify runs the trained file on your device"
         if measured is None
         else f"{format_ms(measured['ms'])} "
-        f"({interval(measured['low_ms'], measured['high_ms'])}), untrained",
+        f"({interval(measured['low_ms'], measured['high_ms'])}), untrained{marked(measured)}",
         "architecture": " ".join(winner["choices"].values()),
         "file": str(winner["file"]),
     }

@@ -32,12 +32,14 @@ class NetworkLatency:
         median_ms: Always beside it.
         statistics: All of them, as a table's anchor has them.
         measured: When, ISO 8601 in UTC.
+        origin: ``"measured"``, or what else its times are: ``"emulated"``, ``"simulated"``.
     """
 
     name: str
     file_sha256: str
     device: str
     runtime: str
+    runner: str
     precision: str
     threads: int
     statistic: str
@@ -51,6 +53,7 @@ class NetworkLatency:
     peak_rss_bytes: int | None
     statistics: Mapping[str, Any]
     measured: str
+    origin: str = "measured"
 
     def within(self, bound_ms: float) -> bool:
         """The whole interval lies within the bound."""
@@ -79,6 +82,7 @@ def network_config(context: Context) -> MeasureConfig:
         threads=context.config.threads,
         min_samples=verify.min_samples,
         min_duration_s=verify.min_duration_s,
+        setup=context.setup,
     )
 
 
@@ -105,7 +109,7 @@ class Measurements:
         """The latest that is known already; a replayed measurement becomes one of this run."""
         for entries in (self.journal.entries, self._replayed):
             for entry in reversed(entries):
-                if entry["name"] == name and all(entry[k] == v for k, v in wanted.items()):
+                if entry["name"] == name and all(entry.get(k) == v for k, v in wanted.items()):
                     if entries is self._replayed:
                         self.journal.append(entry)
                     return NetworkLatency(**entry)
@@ -138,6 +142,7 @@ class Measurements:
         wanted = {
             "device": context.info.fingerprint,
             "runtime": context.config.runtime,
+            "runner": context.runner.kind(context.device),
             "precision": context.config.precision,
             "threads": config.threads,
             "statistic": statistic,
@@ -178,9 +183,10 @@ class Measurements:
             median_ms=statistics.median_ms,
             n=statistics.n,
             starts=measured.session.starts,
-            peak_rss_bytes=measured.session.peak_rss_bytes,
+            peak_rss_bytes=measured.peak_rss_bytes,
             statistics=columns(statistics),
             measured=now(),
+            origin=context.origin,
         )
         self.journal.append(asdict(latency))
         return latency

@@ -30,6 +30,12 @@ def interval(low: float | None, high: float | None) -> str:
     return "unknown" if low is None or high is None else f"{low:.4g} to {high:.4g} ms"
 
 
+def marked(latency: Mapping[str, Any]) -> str:
+    """A mark on times that are no measurement, for behind the number."""
+    origin = latency.get("origin", "measured")
+    return "" if origin == "measured" else f", {origin}"
+
+
 @dataclass(frozen=True)
 class Summary:
     """The outputs of all stages, as the stages gave them."""
@@ -53,7 +59,7 @@ class Summary:
             "estimated": f"{format_ms(winner['estimated_ms'])} ({interval(*estimated)})",
             "measured": (
                 f"{format_ms(latency['ms'])} ({interval(latency['low_ms'], latency['high_ms'])}; "
-                f"{latency['n']} samples, {latency['starts']} starts): "
+                f"{latency['n']} samples, {latency['starts']} starts{marked(latency)}): "
                 f"{verdict[latency['within_bound']]}"
             ),
             "architecture": " ".join(winner["choices"].values()),

@@ -79,6 +79,7 @@ def _anchor(entry: Mapping[str, Any], space: SearchSpace) -> tuple[Anchor, Mappi
         "started": entry["measured"],
         "n": entry["n"],
         "starts": entry["starts"],
+        "runner": entry["runner"],
         "file_sha256": entry["file_sha256"],
     }
     session = f"run-{digest([entry['name'], record])[:8]}"

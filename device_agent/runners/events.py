@@ -40,7 +40,7 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Outputs:
     model: str
-    path: str
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _typed(fields: dict[str, Any]) -> Event:
                     raise ValueError("as many thread times as wall times are needed")
             return Sample(_count(fields["round"]), _text(fields["model"]), wall, thread)
         case "outputs":
-            return Outputs(_text(fields["model"]), _text(fields["path"]))
+            return Outputs(_text(fields["model"]), tuple(map(_text, fields["paths"])))
         case "error":
             return ModelFailed(_text(fields["model"]), _text(fields["message"]))
         case "bye":

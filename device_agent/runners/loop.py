@@ -157,23 +157,23 @@ class _Work:
             thread_ns=thread_ns if self._job["threads"] == 1 else None,
         )
 
-    def _write_outputs(self, model: str, inputs: str, outputs: str) -> None:
+    def _write_outputs(self, model: str, inputs: Sequence[str], outputs: str) -> None:
         loaded = self._models.get(model)
         if loaded is None:
             return
         try:
-            with np.load(inputs, allow_pickle=False) as given:
-                arrays = [given[f"input_{i}"] for i in range(len(given.files))]
+            arrays = [np.load(path, allow_pickle=False) for path in inputs]
             images = zip(*(np.split(a, len(a)) for a in arrays), strict=True)
             rows = [loaded.infer(image) for image in images]
             columns = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
         except Exception as error:
             self._fail(model, error)
             return
-        with durable.replacing(Path(outputs)) as temporary, temporary.open("wb") as file:
-            named = {f"output_{i}": column for i, column in enumerate(columns)}
-            np.savez(file, **named)  # type: ignore[arg-type]
-        _print(self._lines, event="outputs", model=model, path=outputs)
+        paths = [f"{outputs}{i}.npy" for i in range(len(columns))]
+        for path, column in zip(paths, columns, strict=True):
+            with durable.replacing(Path(path)) as temporary, temporary.open("wb") as file:
+                np.save(file, column)
+        _print(self._lines, event="outputs", model=model, paths=paths)
 
     def _fail(self, model: str, error: Exception) -> None:
         self._models.pop(model, None)

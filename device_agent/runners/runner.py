@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import nasdeploy
 from nasdeploy.device_agent.device import Device
-from nasdeploy.errors import CommandFailed, UnknownName
-
-_CHECK_TIMEOUT_S = 120.0
+from nasdeploy.device_agent.runners.native.external import external_runner
+from nasdeploy.device_agent.runners.native.recipe import RECIPES, Recipe
+from nasdeploy.device_agent.runners.native.runner import NativeRunner
+from nasdeploy.device_agent.runners.python_runner import PythonRunner
+from nasdeploy.errors import UnknownName, UsageError
 
 
 class Runner(Protocol):
@@ -28,6 +25,10 @@ class Runner(Protocol):
         """Of the files that it runs: ``".tflite"``."""
         ...
 
+    def kind(self, device: Device) -> str:
+        """How it runs there, as it is recorded: ``"native"``; unlike ones are never mixed."""
+        ...
+
     def prepare(self, device: Device) -> None:
         """Put on the device what is needed there; nothing to do when it is there already."""
         ...
@@ -36,63 +37,47 @@ class Runner(Protocol):
         """The runtime's version on the device, or `CommandFailed` that says how to get it."""
         ...
 
-    def argv(self, job: str) -> Sequence[str]:
+    def argv(self, device: Device, job: str) -> Sequence[str]:
         """The command that carries out the job at this path on the device."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class PythonRunner:
-    """A runtime's own Python package, in this interpreter: for this machine only.
-
-    Attributes:
-        module: What ``python -m`` starts.
-        package: What has to be installed for it.
-    """
-
-    runtime: str
-    suffix: str
-    module: str
-    package: str
-
-    def prepare(self, device: Device) -> None:
-        """Nothing to do: the interpreter and its packages are there."""
-
-    def check(self, device: Device) -> str:
-        done = device.run(self.argv("--version"), timeout_s=_CHECK_TIMEOUT_S)
-        if done.exit_code == 0:
-            return str(json.loads(done.stdout)["version"])
-        reason = (done.stderr.strip().splitlines() or ["nothing was printed"])[-1]
-        raise CommandFailed(
-            f"{self.runtime} does not start on {device.name}: {reason}. "
-            f"Install it: {sys.executable} -m pip install {self.package}"
-        )
-
-    def argv(self, job: str) -> Sequence[str]:
-        # by an absolute path, since ours may have been found below a relative one; and -P, since
-        # a file of the user's that is called json.py must not be imported instead of Python's
-        places = [str(Path(nasdeploy.__file__).resolve().parents[1])]
-        places += filter(None, [os.environ.get("PYTHONPATH")])
-        path = f"PYTHONPATH={os.pathsep.join(places)}"
-        return ("env", path, sys.executable, "-P", "-m", self.module, job)
+def _python(recipe: Recipe, say: Callable[[str], None]) -> Runner:
+    module = f"{__package__}.python_{recipe.runtime}"
+    return PythonRunner(recipe.runtime, recipe.suffix, module, recipe.package)
 
 
-def _python_runner(runtime: str, suffix: str, package: str) -> PythonRunner:
-    return PythonRunner(runtime, suffix, f"{__package__}.python_{runtime}", package)
-
-
-RUNNERS: dict[str, Runner] = {
-    runner.runtime: runner
-    for runner in (
-        _python_runner("executorch", ".pte", "executorch"),
-        _python_runner("litert", ".tflite", "ai-edge-litert"),
-        _python_runner("onnxruntime", ".onnx", "onnxruntime"),
-    )
+RUNNERS: dict[str, Callable[[Recipe, Callable[[str], None]], Runner]] = {
+    "native": lambda recipe, say: NativeRunner(recipe, say=say),
+    "native+glibc": lambda recipe, say: NativeRunner(recipe, own_c_library=True, say=say),
+    "python": _python,
 }
+"""By the name that a user gives: how a runtime is run."""
+
+RUNTIMES = tuple(RECIPES)
 
 
-def open_runner(runtime: str) -> Runner:
-    """The runner of a runtime; `UnknownName` says which there are."""
-    if runtime not in RUNNERS:
-        raise UnknownName("runtime", runtime, RUNNERS)
-    return RUNNERS[runtime]
+def open_runner(
+    runtime: str, choice: str = "native", *, say: Callable[[str], None] = lambda text: None
+) -> Runner:
+    """The runner of a runtime; `UnknownName` says which there are.
+
+    Args:
+        choice: Of `RUNNERS`, or the path of the user's own `benchmark_model` or
+            `executor_runner`. None is ever taken in place of another: what cannot be had is an
+            error that says how to get it.
+        say: Told what takes a while, such as the first build of a native runner.
+    """
+    if runtime not in RECIPES:
+        raise UnknownName("runtime", runtime, RECIPES)
+    if choice == "ndk":
+        raise UsageError(
+            "Android's NDK compiles for Android's C library, and the runtimes' wheels are made for "
+            "glibc, so that the two do not fit together. Leave --runner out: on a phone the native "
+            "runner brings glibc along."
+        )
+    if choice not in RUNNERS and ("/" in choice or Path(choice).is_file()):
+        return external_runner(RECIPES[runtime], choice, say)
+    if choice not in RUNNERS:
+        raise UnknownName("runner", choice, RUNNERS)
+    return RUNNERS[choice](RECIPES[runtime], say)

@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from nasdeploy.pipeline.commands.grouped import grouped
 from nasdeploy.pipeline.commands.options import (
     DeviceOption,
     FormatOption,
     RunOption,
+    SetupOptions,
     StatisticOption,
 )
 from nasdeploy.pipeline.console import Console, Format, mapping_table, rows_table
@@ -26,8 +28,8 @@ PrecisionsOption = Annotated[
 def register(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(export)
-    app.command()(verify)
-    app.command()(bench)
+    app.command()(grouped(verify))
+    app.command()(grouped(bench))
 
 
 def train(
@@ -136,6 +138,8 @@ def export(
 def verify(
     run: RunOption = None,
     device: DeviceOption = None,
+    *,
+    setup: SetupOptions,
     format: FormatOption = Format.table,
 ) -> None:
     """Run the exported files on the device, and hold the searched one against the bound.
@@ -153,7 +157,7 @@ def verify(
     from nasdeploy.pipeline.report import interval
     from nasdeploy.units import format_ms
 
-    opened = open_run(run, {"device": device}, console)
+    opened = open_run(run, {"device": device, **setup.values()}, console)
     measured = verify_only(opened)
     rows = [
         [
@@ -179,25 +183,36 @@ def verify(
 def bench(
     file: Annotated[Path, typer.Argument(help="A .pte, .tflite or .onnx file.")],
     device: DeviceOption = None,
+    *,
+    setup: SetupOptions,
     threads: Annotated[int, typer.Option("--threads", help="Worker threads.")] = 1,
     samples: Annotated[int, typer.Option("--samples", help="At least.")] = 50,
     statistic: StatisticOption = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Of an inference too, where the device tells it.")
+    ] = False,
     format: FormatOption = Format.table,
 ) -> None:
     """Measure any model file on a device.
 
     \b
-    Example:
+    Examples:
         nasdeploy bench model.tflite --device local --threads 2
+        nasdeploy bench model.tflite --device pixel --cpus big --energy
     """
     console = Console(format)
     console.loading()
 
+    from nasdeploy.pipeline.opening import open_named
     from nasdeploy.pipeline.stages.bench import bench as measure_file
 
+    name = device or "local"
+    opened = open_named(
+        name, cpus=setup.cpus, max_temp_c=setup.max_temp, runner=setup.runner
+    )  # fmt: skip
     data = measure_file(
-        file, console, device=device or "local", threads=threads, samples=samples,
-        statistic=statistic or "median",
+        file, console, opened=opened, threads=threads, samples=samples,
+        statistic=statistic or "median", meter=open_named(name).device if energy else None,
     )  # fmt: skip
     console.result(data, lambda: mapping_table(str(file), data))
     runtime = data["runtime"].split()[0]

@@ -2,143 +2,213 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.errors import NasdeployError, UsageError
-from nasdeploy.pipeline.commands.options import DeviceOption, FormatOption
-from nasdeploy.pipeline.console import Console, Format, rows_table
+from nasdeploy.errors import UsageError
+from nasdeploy.pipeline.commands.grouped import grouped
+from nasdeploy.pipeline.commands.options import (
+    DeviceOption,
+    FormatOption,
+    RunnerOption,
+    SetupOptions,
+)
+from nasdeploy.pipeline.console import Console, Format, mapping_table, rows_table
 
 if TYPE_CHECKING:
-    from nasdeploy.device_agent.device import Device
+    from nasdeploy.pipeline.reachable import Reachable
 
-Check = tuple[str, str, str]
-"""What was looked at, what was found, and how to mend it, or nothing."""
+app = typer.Typer(rich_markup_mode=None)
 
-MISSING, UNKNOWN = "missing", "unknown"
-ENOUGH_DISK_BYTES = 2 * 10**9
-ENOUGH_MEMORY_BYTES = 3 * 10**9
+NameArgument = Annotated[str, typer.Argument(help="By which --device finds it.")]
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(devices)
-    app.command()(doctor)
+@dataclass(frozen=True, slots=True)
+class AddressOptions:
+    """Where a device is; one of them."""
+
+    adb: Annotated[
+        str | None, typer.Option("--adb", help="A serial, as `adb devices` lists it.")
+    ] = None
+    adb_tcp: Annotated[
+        str | None, typer.Option("--adb-tcp", help="HOST:PORT of its adbd; no adb program needed.")
+    ] = None
+    ssh: Annotated[str | None, typer.Option("--ssh", help="user@host or user@host:port.")] = None
+    sim: Annotated[
+        str | None, typer.Option("--sim", help="A table whose times are simulated, as pixel1.")
+    ] = None
+
+    def address(self) -> str:
+        given = {"adb": self.adb, "adb+tcp": self.adb_tcp, "ssh": self.ssh, "sim": self.sim}
+        said = [f"{scheme}:{rest}" for scheme, rest in given.items() if rest is not None]
+        if len(said) != 1:
+            raise UsageError("Say where it is by one of --adb, --adb-tcp, --ssh and --sim.")
+        return said[0]
 
 
-def devices(format: FormatOption = Format.table) -> None:
-    """List the devices that can be reached.
+def register(root: typer.Typer) -> None:
+    root.add_typer(app, name="devices")
+    app.callback(invoke_without_command=True)(devices)
+    app.command()(grouped(add))
+    app.command()(remove)
+    app.command()(clean)
+    root.command()(doctor)
+
+
+def devices(context: typer.Context, format: FormatOption = Format.table) -> None:
+    """List what can be reached: this machine, what adb sees, and what devices.yaml names.
+
+    \b
+    Examples:
+        nasdeploy devices --format json
+        nasdeploy devices add pixel --adb 8A1X0PZ2 --cpus big
+        nasdeploy devices clean pixel
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from nasdeploy.pipeline.reachable import READY, reachable_devices
+
+    console = Console(format)
+    found = reachable_devices(console.warn)
+    shown = [
+        [d.name, d.address, d.state, _of(d, "model"), _of(d, "machine"), _of(d, "os_version")]
+        for d in found
+    ]
+    columns = ["device", "address", "state", "model", "machine", "system"]
+    console.result([_row(d) for d in found], lambda: rows_table("", columns, shown))
+    for device in found:
+        if device.advice:
+            console.warn(f"{device.name}: {device.advice}")
+    ready = [device.name for device in found if device.state == READY]
+    console.next(f"nasdeploy doctor --device {ready[-1]}")
+
+
+def _of(device: Reachable, field: str) -> str:
+    value = None if device.info is None else getattr(device.info, field)
+    return "unknown" if value is None else str(value)
+
+
+def _row(device: Reachable) -> dict[str, Any]:
+    from nasdeploy.units import format_bytes
+
+    info = device.info
+    memory = None if info is None else info.ram_bytes
+    return {
+        "device": device.name,
+        "address": device.address,
+        "state": device.state,
+        "model": _of(device, "model"),
+        "machine": _of(device, "machine"),
+        "cores": None if info is None else info.cores,
+        "memory": "unknown" if memory is None else format_bytes(memory),
+        "system": _of(device, "os_version"),
+        "fingerprint": _of(device, "fingerprint"),
+        "to do": device.advice,
+    }
+
+
+def add(
+    name: NameArgument,
+    *,
+    where: AddressOptions,
+    setup: SetupOptions,
+    emulated: Annotated[
+        bool | None,
+        typer.Option("--emulated/--not-emulated", help="Where it cannot be seen; see docs."),
+    ] = None,
+    project: Annotated[
+        bool, typer.Option("--project", help="Into ./devices.yaml instead of the user's own.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="In place of an entry.")] = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Give a device a name.
+
+    \b
+    Examples:
+        nasdeploy devices add pixel --adb 8A1X0PZ2 --cpus big --max-temp 40
+        nasdeploy devices add pi --ssh pi@raspberrypi.local
+        nasdeploy devices add lab --adb-tcp 10.0.0.7:5555 --project
+    """
+    from nasdeploy.pipeline.known_devices import (
+        PROJECT_DEVICES,
+        add_device,
+        make_entry,
+        user_devices,
+    )
+
+    values = {"address": where.address(), **setup.values(), "emulated": emulated}
+    entry = make_entry(values, source=f"device {name}")
+    path = PROJECT_DEVICES if project else user_devices()
+    add_device(name, entry, path=path, replace=replace)
+    data = {"device": name, **entry.model_dump(exclude_unset=True, mode="json"), "file": str(path)}
+    console = Console(format)
+    console.result(data, lambda: mapping_table("Added", data))
+    console.next(f"nasdeploy doctor --device {name}", wrote=str(path))
+
+
+def remove(name: NameArgument, format: FormatOption = Format.table) -> None:
+    """Take a device's name out of devices.yaml; nothing is done to the device.
 
     \b
     Example:
-        nasdeploy devices --format json
+        nasdeploy devices remove pixel
     """
-    from nasdeploy.device_agent.devices import list_devices
-    from nasdeploy.units import format_bytes
+    from nasdeploy.pipeline.known_devices import remove_device
 
-    rows = []
-    for device in list_devices():
-        info = device.info()
-        rows.append(
-            {
-                "device": device.name,
-                "model": info.model or "unknown",
-                "machine": info.machine,
-                "cores": info.cores,
-                "memory": "unknown" if info.ram_bytes is None else format_bytes(info.ram_bytes),
-                "system": info.os_version or "unknown",
-                "fingerprint": info.fingerprint,
-            }
-        )
-    columns = list(rows[0])
+    data = {"device": name, "file": str(remove_device(name))}
     console = Console(format)
-    console.result(rows, lambda: rows_table("", columns, [list(row.values()) for row in rows]))
-    console.next(f"nasdeploy doctor --device {rows[0]['device']}")
+    console.result(data, lambda: mapping_table("Removed", data))
+    console.next("nasdeploy devices", wrote=data["file"])
 
 
-def doctor(device: DeviceOption = "local", format: FormatOption = Format.table) -> None:
+def clean(
+    name: Annotated[str, typer.Argument(help="A name or an address.")],
+    format: FormatOption = Format.table,
+) -> None:
+    """Remove our own folder on a device: runners, models, what was left of them.
+
+    \b
+    Example:
+        nasdeploy devices clean pixel
+    """
+    from nasdeploy.device_agent.lock import device_lock
+    from nasdeploy.pipeline.opening import open_named
+
+    console = Console(format)
+    device = open_named(name).device
+    with device_lock(device, on_wait=console.log):
+        folder = device.workdir
+        device.clean()
+    data = {"device": name, "removed": folder}
+    console.result(data, lambda: mapping_table("Cleaned", data))
+    console.next(f"nasdeploy doctor --device {name}")
+
+
+def doctor(
+    device: DeviceOption = "local",
+    runner: RunnerOption = None,
+    format: FormatOption = Format.table,
+) -> None:
     """Check what a profile needs on a device, and say how to mend what is amiss.
 
     \b
     Example:
         nasdeploy doctor --device local
     """
-    from nasdeploy.device_agent.devices import open_device
+    from nasdeploy.pipeline.doctor import examine
 
-    opened = open_device(device or "local")
-    checks = [*_runtimes(opened), *_condition(opened), *_host()]
-    rows = [
-        {"check": name, "found": found, "to mend it": mend} for name, found, mend in checks
-    ]  # fmt: skip
     console = Console(format)
+    checks = examine(device or "local", runner=runner, say=console.log)
+    rows = [{"check": c.what, "found": c.found, "to mend it": c.mend} for c in checks]
     console.result(
         rows,
         lambda: rows_table(
-            opened.name, ["check", "found", "to mend it"], [list(row.values()) for row in rows]
+            str(device), ["check", "found", "to mend it"], [list(row.values()) for row in rows]
         ),
     )
-    if any(found == MISSING for _, found, _ in checks):
+    if any(check.forbids for check in checks):
         raise typer.Exit(UsageError.exit_code)
-    console.next(f"nasdeploy profile --device {opened.name}")
-
-
-def _runtimes(device: Device) -> list[Check]:
-    from nasdeploy.device_agent.runners.runner import RUNNERS
-
-    checks = []
-    for runtime, runner in RUNNERS.items():
-        try:
-            found, mend = runner.check(device), ""
-        except NasdeployError as error:
-            found, mend = MISSING, str(error)
-        checks.append((f"runtime {runtime}", found, mend))
-    return checks
-
-
-def _condition(device: Device) -> list[Check]:
-    """What makes measurements unsteady; nothing of it forbids them."""
-    from nasdeploy.device_agent.condition import read_condition
-
-    condition = read_condition(device)
-    load = condition.load_average
-    busy = load is not None and load > 0.5 * device.info().cores
-    governors = sorted(set((condition.governors or {}).values()))
-    slow = any(governor != "performance" for governor in governors)
-    return [
-        (
-            "load",
-            UNKNOWN if load is None else f"{load:.2f}",
-            "Close what else runs here: rounds will be measured again" if busy else "",
-        ),
-        (
-            "governor",
-            ", ".join(governors) or UNKNOWN,
-            "sudo cpupower frequency-set -g performance" if slow else "",
-        ),
-    ]
-
-
-def _host() -> list[Check]:
-    """What exporting and training need on this machine. No compiler is among it."""
-    import os
-    import shutil
-    from pathlib import Path
-
-    from nasdeploy.durable import cache_dir
-    from nasdeploy.export.workers import available_bytes
-    from nasdeploy.units import format_bytes
-
-    checks = []
-    for name, folder in (("this folder", Path.cwd()), ("the cache", cache_dir())):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(there).free
-        mend = f"Make room on the disk of {there}" if free < ENOUGH_DISK_BYTES else ""
-        if not os.access(there, os.W_OK):
-            mend = f"{there} cannot be written to: work in another folder, or set NASDEPLOY_CACHE"
-        checks.append((f"disk of {name}", f"{format_bytes(free)} free", mend))
-    free = available_bytes()
-    mend = "Close other programs, or export and train with one worker"
-    checks.append(
-        ("memory", f"{format_bytes(free)} free", mend if free < ENOUGH_MEMORY_BYTES else "")
-    )
-    return checks
+    console.next(f"nasdeploy profile --device {device}")

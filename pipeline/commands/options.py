@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -11,9 +12,28 @@ from nasdeploy.errors import UsageError
 from nasdeploy.pipeline.console import Format
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="A device, such as local.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="A name or an address; `nasdeploy devices`.")
+]
+DevicesOption = Annotated[
+    list[str] | None,
+    typer.Option("--device", help="A name or an address; several are measured at once."),
+]
+CpusOption = Annotated[
+    str | None, typer.Option("--cpus", help="Processors: big, little, 0-3,6 or 0xf0.")
+]
+MaxTempOption = Annotated[
+    float | None, typer.Option("--max-temp", help="Wait until it is no warmer, degrees Celsius.")
+]
+AllowSimulatedOption = Annotated[
+    bool, typer.Option("--allow-simulated", help="Search on times that are no measurement.")
+]
 RuntimeOption = Annotated[
     str | None, typer.Option("--runtime", help="executorch, litert or onnxruntime.")
+]
+RunnerOption = Annotated[
+    str | None,
+    typer.Option("--runner", help="native, native+glibc, python, or a path."),
 ]
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help="fp32 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Worker threads.")]
@@ -41,6 +61,46 @@ RunOption = Annotated[
     str | None, typer.Option("--run", help="A run's name or folder; the newest one without.")
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="One seed in, one result out.")]
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceOptions:
+    """A space, and at which shape and width."""
+
+    space: SpaceOption = None
+    input_shape: InputShapeOption = None
+    classes: ClassesOption = None
+    width: WidthOption = None
+
+    def values(self) -> dict[str, object] | None:
+        """The `space` section of a configuration; None where nothing is said of it."""
+        return space_values(self.space, self.input_shape, self.classes, self.width) or None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """What a network is exported for."""
+
+    runtime: RuntimeOption = None
+    precision: PrecisionOption = None
+    threads: ThreadsOption = None
+
+    def values(self) -> dict[str, object]:
+        return {
+            "runtime": self.runtime, "precision": self.precision, "threads": self.threads,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SetupOptions:
+    """How a device is to be while it is measured."""
+
+    cpus: CpusOption = None
+    max_temp: MaxTempOption = None
+    runner: RunnerOption = None
+
+    def values(self) -> dict[str, object]:
+        return {"cpus": self.cpus, "max_temp_c": self.max_temp, "runner": self.runner}
 
 
 def parse_shape(text: str | None) -> list[int] | None:

@@ -1,41 +1,40 @@
-"""``nasdeploy profile``: measure a space's operators on a device, into a table."""
+"""``nasdeploy profile``: measure a space's operators on one device or several, into tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nasdeploy.pipeline.commands.grouped import grouped
 from nasdeploy.pipeline.commands.options import (
-    ClassesOption,
-    DeviceOption,
+    DevicesOption,
     FormatOption,
-    InputShapeOption,
-    PrecisionOption,
-    RuntimeOption,
     SeedOption,
-    SpaceOption,
-    ThreadsOption,
-    WidthOption,
-    space_values,
+    SetupOptions,
+    SpaceOptions,
+    TargetOptions,
 )
 from nasdeploy.pipeline.console import Console, Format, mapping_table
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from nasdeploy.pipeline.config import RunConfig
+    from nasdeploy.pipeline.several import Outcome
+
 
 def register(app: typer.Typer) -> None:
-    app.command()(profile)
+    app.command()(grouped(profile))
 
 
 def profile(
-    device: DeviceOption = None,
-    runtime: RuntimeOption = None,
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    space: SpaceOption = None,
-    input_shape: InputShapeOption = None,
-    classes: ClassesOption = None,
-    width: WidthOption = None,
+    device: DevicesOption = None,
+    *,
+    target: TargetOptions,
+    setup: SetupOptions,
+    space: SpaceOptions,
     samples: Annotated[
         int | None, typer.Option("--samples", help="Of each operator, at least.")
     ] = None,
@@ -60,51 +59,78 @@ def profile(
 ) -> None:
     """Measure every operator of a space on a device; write a latency table.
 
+    Several devices are measured at once, each into a table of its own; one that fails doesn't
+    stop the others, and the exit code is the highest of theirs.
+
     \b
     Examples:
         nasdeploy profile --device local --runtime litert --precision int8
-        nasdeploy profile --space mobile --input-shape 3x96x96 --classes 10
+        nasdeploy profile --device pixel --device pi --space mobile --input-shape 3x96x96
         nasdeploy profile --resume
     """
     from nasdeploy.errors import UsageError
-    from nasdeploy.pipeline.project import config_from, table_path
+    from nasdeploy.pipeline.project import config_from
 
+    names: list[str | None] = []
+    names.extend(dict.fromkeys(device or ()))
     if resume and overwrite:
         raise UsageError("--resume goes on and --overwrite begins anew: give one of them.")
-    config = config_from(
-        {
-            "device": device, "runtime": runtime, "precision": precision, "threads": threads,
-            "seed": seed, "space": space_values(space, input_shape, classes, width) or None,
-            "profile": {
-                "min_samples": samples, "min_duration_s": duration, "anchors": anchors,
-                "workers": workers,
+    if table is not None and len(names) > 1:
+        raise UsageError("--table names one file, and each of several devices has its own.")
+    profiling = {
+        "min_samples": samples, "min_duration_s": duration, "anchors": anchors, "workers": workers
+    }  # fmt: skip
+    configs = [
+        config_from(
+            {
+                "device": name, **target.values(), **setup.values(), "seed": seed,
+                "space": space.values(), "profile": profiling,
             },
-        },
-        needs_data=False,
-    )  # fmt: skip
-
+            needs_data=False,
+        )
+        for name in names or [None]
+    ]  # fmt: skip
     console = Console(format)
     console.loading()
+    _measure(configs, console, table=table, resume=resume, overwrite=overwrite)
 
+
+def _measure(
+    configs: list[RunConfig], console: Console, *, table: Path | None, resume: bool, overwrite: bool
+) -> None:
     from nasdeploy.pipeline import flow
-    from nasdeploy.pipeline.stages.profile import profile as measure_table
-    from nasdeploy.pipeline.stages.profile import set_aside
+    from nasdeploy.pipeline.project import table_path
+    from nasdeploy.pipeline.several import Profile, profile_all
 
-    made = flow.space_for(config, None)
-    path = table or table_path(config, made.deployment.input_shape)
-    context = flow.make_context(config, console, resume=resume)
-    if overwrite:
-        set_aside(path)
-    measured = measure_table(context, made, path)
-    facts = {
-        "table": str(path),
-        "operators": len(measured.ops),
-        "anchors": len(measured.anchors),
-        "device": measured.fingerprint,
-        "fits": [dict(fit) for fit in measured.fits],
-    }
-    console.result(facts, lambda: mapping_table("Profile", facts))
-    console.next(
-        f"nasdeploy search --latency 40% --table {path}",
-        wrote=f"{path}, its raw samples beside it",
-    )
+    space = flow.space_for(configs[0], None)
+    shape = space.deployment.input_shape
+    profiles = [
+        Profile(config, space, table or table_path(config, shape), resume, overwrite)
+        for config in configs
+    ]
+    done = profile_all(profiles, console)
+    facts = [outcome.facts() for outcome in done]
+    console.result(facts if len(facts) > 1 else facts[0], lambda: _shown(facts))
+    tables = [str(outcome.profile.table) for outcome in done if outcome.measured]
+    if tables:
+        console.next(_search(done), wrote=f"{', '.join(tables)}; raw samples beside it")
+    code = max(outcome.exit_code for outcome in done)
+    if code:
+        raise typer.Exit(code)
+
+
+def _search(outcomes: list[Outcome]) -> str:
+    """The command that comes next: on the first table that was measured."""
+    first = next(outcome for outcome in outcomes if outcome.measured)
+    command = f"nasdeploy search --latency 40% --table {first.profile.table}"
+    if first.profile.config.device != "local":
+        command += f" --device {first.profile.config.device}"
+    if first.measured and first.measured.origin != "measured":
+        command += " --allow-simulated"
+    return command
+
+
+def _shown(facts: list[dict[str, Any]]) -> RenderableType:
+    from rich.console import Group
+
+    return Group(*(mapping_table("Profile", each) for each in facts))

@@ -7,22 +7,19 @@ from typing import Annotated
 
 import typer
 
+from nasdeploy.pipeline.commands.grouped import grouped
 from nasdeploy.pipeline.commands.options import (
-    ClassesOption,
+    AllowSimulatedOption,
     DataOption,
     DeviceOption,
     FormatOption,
-    InputShapeOption,
     NameOption,
-    PrecisionOption,
-    RuntimeOption,
     SeedOption,
-    SpaceOption,
+    SetupOptions,
+    SpaceOptions,
     StatisticOption,
     TableOption,
-    ThreadsOption,
-    WidthOption,
-    space_values,
+    TargetOptions,
 )
 from nasdeploy.pipeline.console import Console, Format, mapping_table, rows_table
 
@@ -35,8 +32,8 @@ ReplayOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(search)
-    app.command()(run)
+    app.command()(grouped(search))
+    app.command()(grouped(run))
 
 
 def run(
@@ -44,6 +41,9 @@ def run(
     name: NameOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    *,
+    setup: SetupOptions,
+    allow_simulated: AllowSimulatedOption = False,
     latency: Annotated[
         str | None, typer.Option("--latency", help="The bound: 100ms, 0.1s or 40%.")
     ] = None,
@@ -65,7 +65,10 @@ def run(
     from nasdeploy.pipeline.run_folder import RUNS
 
     values = read_config(config).model_dump(exclude_unset=True)
-    over = {"name": name, "seed": seed, "device": device, "bounds": {"latency": latency}}
+    over = {
+        "name": name, "seed": seed, "device": device, "bounds": {"latency": latency},
+        "allow_simulated": allow_simulated or None, **setup.values(),
+    }  # fmt: skip
     checked = make_config(merged(values, over), source=str(config))
     console = Console(format)
     path = RUNS / (checked.name or config.stem)
@@ -88,13 +91,11 @@ def search(
     data: DataOption = None,
     table: TableOption = None,
     device: DeviceOption = None,
-    runtime: RuntimeOption = None,
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    space: SpaceOption = None,
-    input_shape: InputShapeOption = None,
-    classes: ClassesOption = None,
-    width: WidthOption = None,
+    *,
+    setup: SetupOptions,
+    allow_simulated: AllowSimulatedOption = False,
+    target: TargetOptions,
+    space: SpaceOptions,
     statistic: StatisticOption = None,
     strategy: Annotated[
         str | None,
@@ -163,9 +164,9 @@ def search(
     }  # fmt: skip
     config = config_from(
         {
-            "name": name, "device": device, "runtime": runtime, "precision": precision,
-            "threads": threads, "data": data, "table": table, "seed": seed, "bounds": bounds,
-            "space": space_values(space, input_shape, classes, width) or None,
+            "name": name, "device": device, **target.values(), **setup.values(),
+            "data": data, "table": table, "seed": seed, "bounds": bounds,
+            "allow_simulated": allow_simulated or None, "space": space.values(),
             "search": {
                 "strategy": strategy, "evaluator": evaluator,
                 "goal": {"form": goal, "costs": costs or None},

@@ -7,10 +7,13 @@ from functools import cached_property
 from pathlib import Path
 
 from nasdeploy.device_agent.device import Device, DeviceInfo
-from nasdeploy.device_agent.runners.runner import Runner, open_runner
+from nasdeploy.device_agent.readiness import Setup
+from nasdeploy.device_agent.runners.runner import Runner
 from nasdeploy.durable import cache_dir
+from nasdeploy.latency_tables.table import LatencyTable, Origin
 from nasdeploy.pipeline.config import Precision, RunConfig, Runtime
 from nasdeploy.pipeline.console import Console
+from nasdeploy.pipeline.opening import OpenedDevice
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,33 @@ class Context:
     """
 
     config: RunConfig
-    device: Device
+    opened: OpenedDevice
     console: Console
     cache: Path = field(default_factory=cache_dir)
     resume: bool = True
     probe_precision: Precision | None = None
 
     @property
+    def device(self) -> Device:
+        return self.opened.device
+
+    @property
+    def setup(self) -> Setup:
+        """How the device is to be while it is measured."""
+        return self.opened.setup
+
+    @property
+    def simulated_from(self) -> LatencyTable | None:
+        return self.opened.simulated_from
+
+    @cached_property
     def runner(self) -> Runner:
-        return open_runner(self.config.runtime)
+        return self.opened.runner(self.config.runtime, say=self.console.log)
+
+    @cached_property
+    def origin(self) -> Origin:
+        """What its times are: ``"measured"``, ``"emulated"`` or ``"simulated"``."""
+        return self.opened.origin()
 
     @cached_property
     def info(self) -> DeviceInfo:

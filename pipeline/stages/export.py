@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.device_agent.devices import open_device
+from nasdeploy.device_agent.device import Device
+from nasdeploy.device_agent.local import LocalDevice
 from nasdeploy.device_agent.outputs import run_outputs
-from nasdeploy.device_agent.runners.runner import open_runner
+from nasdeploy.device_agent.runners.runner import Runner, open_runner
 from nasdeploy.durable import sha256_file, write_json
 from nasdeploy.errors import ExportError, ParityError
 from nasdeploy.export.artifact import Artifact, Calibration
@@ -95,7 +96,7 @@ def export_winner(
         for number, (runtime, precision) in enumerate(wanted):
             update(number, len(wanted), f"{runtime} {precision}")
             artifact = _export_one(context, folder, reference, runtime, precision)
-            parity = _parity(artifact, reference)
+            parity = _parity(context, artifact, reference)
             holds = True
             try:
                 check(parity, precision=precision, max_drop_points=config.export.max_drop_points)
@@ -166,15 +167,25 @@ def _export_one(
     )
 
 
-def _parity(artifact: Artifact, reference: Reference) -> Parity:
-    """Run the file on this machine; what a device computes is checked where it is verified."""
-    device = open_device("local")
-    if artifact.target != device.info().target:
-        raise ExportError(
-            f"{artifact.path.name} is made for {artifact.target} and cannot be run here, on "
-            f"{device.info().target}, to hold it against the model."
-        )
-    runner = open_runner(artifact.runtime)
+def _where_it_runs(context: Context, artifact: Artifact) -> tuple[Device, Runner]:
+    """This machine where it can run the file, since it is quicker here; else the run's device."""
+    here = LocalDevice()
+    if artifact.target == here.info().target:
+        choice = "python" if context.config.runner == "python" else "native"
+        return here, open_runner(artifact.runtime, choice, say=context.console.log)
+    if artifact.target == context.info.target:
+        runtime = cast(Runtime, artifact.runtime)
+        return context.device, context.of_file(runtime, artifact.precision).runner
+    raise ExportError(
+        f"{artifact.path.name} is made for {artifact.target} and can be run neither here, on "
+        f"{here.info().target}, nor on {context.device.name}, on {context.info.target}, to hold "
+        "it against the model."
+    )
+
+
+def _parity(context: Context, artifact: Artifact, reference: Reference) -> Parity:
+    """Run the file, and hold what comes out against what the model gives."""
+    device, runner = _where_it_runs(context, artifact)
     at_once = max(1, _PARITY_BYTES // reference.images[0].nbytes)
     logits = []
     for start in range(0, len(reference.images), at_once):

@@ -16,6 +16,7 @@ from nasdeploy.export.probes import (
     sentinel_module,
 )
 from nasdeploy.pipeline.config import Precision
+from nasdeploy.pipeline.simulating import tell_probes
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.search.space import Arch, Op, SearchSpace
 
@@ -109,6 +110,7 @@ def probe_graphs(context: Context) -> tuple[Graph, Graph]:
         precision: Precision = context.probe_precision
         config = context.config.model_copy(update={"precision": precision})
         context = replace(context, config=config)
+    tell_probes(context)
     files = export_files(
         context, probe_jobs(), quantised_io=True, workers=1, label="Exporting probes"
     )

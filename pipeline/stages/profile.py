@@ -22,6 +22,7 @@ from nasdeploy.pipeline.anchors import spread_archs
 from nasdeploy.pipeline.estimating import estimator_of
 from nasdeploy.pipeline.measuring import columns
 from nasdeploy.pipeline.run_folder import digest, now
+from nasdeploy.pipeline.simulating import tell_networks, tell_operators, tell_probes
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import (
     EMPTY,
@@ -35,6 +36,7 @@ from nasdeploy.pipeline.stages.files import (
     op_jobs,
     probe_jobs,
 )
+from nasdeploy.pipeline.stages.pacing import Pacing
 from nasdeploy.search.counters import counted_cost
 from nasdeploy.search.space import Arch, SearchSpace
 
@@ -47,11 +49,17 @@ def rounds_path(table: Path) -> Path:
     return table.with_suffix(ROUNDS_SUFFIX)
 
 
-def profile(context: Context, space: SearchSpace, table_path: Path) -> LatencyTable:
+def profile(
+    context: Context, space: SearchSpace, table_path: Path, *, pacing: Pacing | None = None
+) -> LatencyTable:
     """Measure every operator of `space` and write the table.
 
     Called again with `resume`, it goes on behind the last complete round.
+
+    Args:
+        pacing: Where others are profiled at the same time.
     """
+    pacing = pacing or Pacing()
     config, console = context.config, context.console
     journal_path = rounds_path(table_path)
     if journal_path.exists() and not context.resume:
@@ -59,17 +67,21 @@ def profile(context: Context, space: SearchSpace, table_path: Path) -> LatencyTa
             f"{journal_path} holds the rounds of an earlier profile. Go on with it: add --resume; "
             "or begin anew: add --overwrite, which moves it aside."
         )
-    version = context.runner.check(context.device)
     ops = op_jobs(space.all_ops())
     archs = spread_archs(
         space, counted_cost(space, "macs"), config.profile.anchors, seed=config.seed
     )
-    console.log(
-        f"Profiling {space.name} on {context.device.name}: {len(ops)} operators and "
-        f"{len(archs)} whole networks, {config.runtime} {version}, {config.precision}, "
-        f"{config.threads} thread(s)."
-    )
-    files = _export(context, ops, space, archs)
+    tell_networks(context, space, {network_id(arch): arch for arch in archs})
+    with pacing.exporting(context.device):
+        # in here, since a runner may have to be built first
+        version = context.runner.check(context.device)
+        console.log(
+            f"Profiling {space.name} on {context.device.name}: {len(ops)} operators and "
+            f"{len(archs)} whole networks, {config.runtime} {version}, {config.precision}, "
+            f"{config.threads} thread(s)."
+        )
+        files = _export(context, ops, space, archs)
+    pacing.before_measuring(context.device)
     session = _measure(context, space, files, journal_path)
     table = _table(context, space, session, files, archs)
     write_table(table, table_path)
@@ -107,6 +119,8 @@ def _measure(
     context: Context, space: SearchSpace, files: Mapping[str, CachedFile], journal: Path
 ) -> Session:
     profile = context.config.profile
+    tell_probes(context)
+    tell_operators(context)
     graphs = {graph.id: graph for graph in graphs_of(dict(files))}
     sentinel, empty = graphs.pop(SENTINEL), graphs.pop(EMPTY)
     with context.console.progress("Measuring") as update:
@@ -121,6 +135,7 @@ def _measure(
                 chain=operators_of_a_network(space),
                 min_samples=profile.min_samples,
                 min_duration_s=profile.min_duration_s,
+                setup=context.setup,
             ),
             journal=Journal(journal),
             seed=context.config.seed,
@@ -184,7 +199,9 @@ def _table(
     operator = files[next(iter(ops))].artifact
     table = LatencyTable(
         device=context.device.name,
+        origin=context.origin,
         fingerprint=info.fingerprint,
+        condition={} if context.setup.cpus is None else {"cpus": context.setup.cpus},
         device_info={
             "model": info.model,
             "soc": info.soc,

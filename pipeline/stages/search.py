@@ -28,6 +28,7 @@ from nasdeploy.pipeline.estimating import (
 )
 from nasdeploy.pipeline.measuring import Measurements, NetworkLatency, network_config
 from nasdeploy.pipeline.run_folder import RUNS, RunFolder
+from nasdeploy.pipeline.simulating import tell_networks
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
 from nasdeploy.search import checkpoint as checkpoints
@@ -328,7 +329,7 @@ def _winner(
 def _device_of(context: Context, problem: Problem) -> bool:
     """Whether the table is of the device at hand, so that candidates can be measured there."""
     table = problem.table.table
-    if table.origin != "measured":
+    if table.origin == "published":
         context.console.log(
             f"{problem.table.name} is {table.origin}: no device to measure candidates on. The "
             "winner stands on an estimate until it is verified on your device."
@@ -341,6 +342,7 @@ def _measured(
     context: Context, problem: Problem, arch: Arch, measurements: Measurements
 ) -> NetworkLatency:
     name = network_id(arch)
+    tell_networks(context, problem.space, {name: arch})
     files = export_files(
         context,
         network_jobs(problem.space, [arch]),

@@ -7,9 +7,10 @@ well-suited to parallelize optimization" (2010), section 4: within a batch the m
 own prediction. The process is in `search/gaussian_process.py`.
 
 Where we differ: the model sees ranks, turned into the quantiles of a normal distribution, since
-networks that learn nothing would else stretch the scale on which the good ones are told apart; of a
-front it sees the values. A small space is looked at whole. Of a front, costs are known and only the metric is uncertain, so
-that the expected gain of hypervolume needs no sampling (`search/front_gain.py`).
+networks that learn nothing would else stretch the scale on which the good ones are told apart. A
+small space is looked at whole. Of a front the model sees the values; costs are known and only the
+metric is uncertain, so that the expected gain of hypervolume needs no sampling
+(`search/front_gain.py`).
 """
 
 from __future__ import annotations

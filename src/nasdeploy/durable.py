@@ -20,6 +20,16 @@ from typing import Any, BinaryIO
 from nasdeploy.errors import OutOfResources
 
 
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+# It can only be read by setting it, and between two threads that do so it would stay at 0.
+_UMASK = _umask()
+
+
 def cache_dir() -> Path:
     """What can be made again: ``$NASDEPLOY_CACHE``, or ``nasdeploy`` in the user's cache folder."""
     if chosen := os.environ.get("NASDEPLOY_CACHE"):
@@ -53,9 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             # mkstemp made it private; give it the rights that an ordinary file would have
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
+            temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

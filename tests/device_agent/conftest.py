@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from targets.box import Box
+from targets.daemons import ADBD, SSHD, Adbd, AdbServer, Sshd, need
 
+from nasdeploy.device_agent.adb import AdbDevice
+from nasdeploy.device_agent.adb_tcp import AdbTcpDevice
 from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.job import Graph
 from nasdeploy.device_agent.local import LocalDevice
 from nasdeploy.device_agent.measure import MeasureConfig
+from nasdeploy.device_agent.remote import RemoteDevice
+from nasdeploy.device_agent.ssh import SshDevice
 
 SCRIPTED = Path(__file__).with_name("scripted_runner.py")
 
@@ -57,10 +63,23 @@ def graph(onnx_files: Path) -> Callable[[str], Graph]:
     return lambda name: Graph(name, onnx_files / f"{name}.onnx")
 
 
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Native runners and fetched wheels, made once for all tests."""
+    folder = tmp_path_factory.mktemp("builds")
+    for name in ("runners", "wheels"):
+        (folder / name).mkdir()
+    return folder
+
+
 @pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalDevice:
+def local(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> LocalDevice:
     """This machine with folders of its own, so that tests neither wait for nor disturb a user."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for folder in builds.iterdir():
+        (cache / folder.name).symlink_to(folder)
+    monkeypatch.setenv("NASDEPLOY_CACHE", str(cache))
     return LocalDevice(tmp_path / "device")
 
 
@@ -90,15 +109,142 @@ class ScriptedRunner:
     runtime: str = "onnxruntime"
     suffix: str = ".onnx"
 
+    def kind(self, device: Device) -> str:
+        return "native"
+
     def prepare(self, device: Device) -> None: ...
 
     def check(self, device: Device) -> str:
         return "1"
 
-    def argv(self, job: str) -> Sequence[str]:
+    def argv(self, device: Device, job: str) -> Sequence[str]:
         return (sys.executable, str(SCRIPTED), self.script, job)
 
 
 @pytest.fixture
 def scripted() -> Callable[[str], ScriptedRunner]:
     return ScriptedRunner
+
+
+# devices behind a cable: real daemons, each in a box that lasts for all tests
+
+
+@pytest.fixture(scope="session")
+def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbServer]:
+    need("adb", boxed=False)
+    server = AdbServer.choose(tmp_path_factory.mktemp("adb") / "home")
+    server.adb("start-server")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def adb_user(adb_server: AdbServer, monkeypatch: pytest.MonkeyPatch) -> AdbServer:
+    """For the test, the user is one who has this adb server and its key."""
+    for name, value in adb_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("ANDROID_SERIAL", raising=False)
+    return adb_server
+
+
+@pytest.fixture(scope="session")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Box]]:
+    """Boxes by name, started when first asked for."""
+    folder = tmp_path_factory.mktemp("boxes")
+    makers: dict[str, Callable[[], Box]] = {
+        "board": lambda: Adbd(folder / "board", phone=False, authenticates=False),
+        "phone": lambda: Adbd(folder / "phone", phone=True, authenticates=True),
+        "sshd": lambda: Sshd(folder / "sshd"),
+    }
+    started: dict[str, Box] = {}
+
+    def get(name: str) -> Box:
+        if name not in started:
+            started[name] = makers[name]()
+        started[name].heal()
+        return started[name]
+
+    yield get
+    for box in started.values():
+        box.stop()
+
+
+@pytest.fixture
+def board(boxes: Callable[[str], Box], adb_user: AdbServer) -> Adbd:
+    """A Linux board whose adbd lets everybody in."""
+    need(str(ADBD))
+    box = boxes("board")
+    assert isinstance(box, Adbd)
+    return box
+
+
+@pytest.fixture
+def phone(boxes: Callable[[str], Box], adb_user: AdbServer) -> Adbd:
+    """A phone that has allowed this user's key."""
+    need(str(ADBD), "toybox", "mksh")
+    box = boxes("phone")
+    assert isinstance(box, Adbd)
+    box.allow(adb_user.public_key)
+    return box
+
+
+@pytest.fixture
+def sshd(boxes: Callable[[str], Box]) -> Sshd:
+    """A board with an SSH server that knows a key of the user ``pi``."""
+    need(str(SSHD), "ssh-keygen")
+    box = boxes("sshd")
+    assert isinstance(box, Sshd)
+    return box
+
+
+_CABLES: dict[str, tuple[str, type[RemoteDevice]]] = {
+    "adb": ("board", AdbDevice),
+    "adb on a phone": ("phone", AdbDevice),
+    "adb+tcp": ("phone", AdbTcpDevice),
+    "adb+tcp to a board": ("board", AdbTcpDevice),
+    "ssh": ("sshd", SshDevice),
+}
+
+
+@dataclass(frozen=True)
+class Cabled:
+    """A device behind a cable, and what is at its end."""
+
+    device: RemoteDevice
+    box: Box
+
+    def another(self) -> RemoteDevice:
+        """The same device, opened once more."""
+        return open_cabled(self.box, type(self.device))
+
+
+def open_cabled(box: Box, kind: type[RemoteDevice]) -> RemoteDevice:
+    if isinstance(box, Sshd):
+        return box.device()
+    assert isinstance(box, Adbd)
+    if kind is AdbTcpDevice:
+        return AdbTcpDevice("127.0.0.1", box.port)
+    return AdbDevice(box.serial)
+
+
+@pytest.fixture
+def connect(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], Cabled]]:
+    """Opens one of `_CABLES`; what was opened is made whole and cleaned afterwards.
+
+    It asks for `monkeypatch` so that the user is still the one with the key when it cleans.
+    """
+    opened: list[Cabled] = []
+
+    def open_(cable: str) -> Cabled:
+        fixture, kind = _CABLES[cable]
+        box: Box = request.getfixturevalue(fixture)
+        opened.append(Cabled(open_cabled(box, kind), box))
+        return opened[-1]
+
+    yield open_
+    for cabled in opened:
+        cabled.box.heal()
+        cabled.device.clean()
+        cabled.device.close()

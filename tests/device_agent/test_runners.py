@@ -24,7 +24,8 @@ from nasdeploy.device_agent.runners.events import (
     Sample,
     parse_event,
 )
-from nasdeploy.device_agent.runners.runner import RUNNERS, PythonRunner, open_runner
+from nasdeploy.device_agent.runners.python_runner import PythonRunner
+from nasdeploy.device_agent.runners.runner import RUNNERS, RUNTIMES, open_runner
 from nasdeploy.errors import CommandFailed, UnknownName
 
 if TYPE_CHECKING:
@@ -72,19 +73,41 @@ class Case:
     expected: np.ndarray[Any, Any]
 
 
-@pytest.fixture(scope="module", params=sorted(WRITERS))
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+@dataclass(frozen=True)
+class Written:
+    """A network's files by runtime, and what torch computes."""
+
+    files: dict[str, Path]
+    images: np.ndarray[Any, Any]
+    expected: np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     import torch
     from torch import nn
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Flatten(), nn.Linear(144, 5)).eval()
-    runner = open_runner(request.param)
-    path = tmp_path_factory.mktemp(request.param) / f"net{runner.suffix}"
     images = torch.randn(3, *SHAPE[1:])
-    WRITERS[request.param](model, images[:1], path)
+    files = {}
+    for runtime, write in WRITERS.items():
+        files[runtime] = tmp_path_factory.mktemp(runtime) / f"net{open_runner(runtime).suffix}"
+        write(model, images[:1], files[runtime])
     with torch.no_grad():
-        return Case(runner, path, images.numpy(), model(images).numpy())
+        return Written(files, images.numpy(), model(images).numpy())
+
+
+# a C library of one's own is the same for every runtime, so one shows it
+CASES = [(r, c) for r in sorted(WRITERS) for c in RUNNERS if c != "native+glibc" or r == "litert"]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=" ".join)
+def case(request: pytest.FixtureRequest, written: Written) -> Case:
+    runtime, choice = request.param
+    return Case(
+        open_runner(runtime, choice), written.files[runtime], written.images, written.expected
+    )
 
 
 def carry_out(device: LocalDevice, case: Case, **fields: Any) -> list[Event]:
@@ -104,9 +127,10 @@ def carry_out(device: LocalDevice, case: Case, **fields: Any) -> list[Event]:
     }
     path = Path(device.workdir) / "job.json"
     path.write_text(json.dumps(job))
+    case.runner.prepare(device)
     events: list[Event] = []
     done = device.run(
-        case.runner.argv(str(path)),
+        case.runner.argv(device, str(path)),
         timeout_s=60,
         on_line=lambda line: events.append(parse_event(line)),
     )
@@ -114,9 +138,9 @@ def carry_out(device: LocalDevice, case: Case, **fields: Any) -> list[Event]:
     return events
 
 
-@pytest.fixture(scope="module")
-def events(case: Case, tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
-    return carry_out(LocalDevice(tmp_path_factory.mktemp("device")), case)
+@pytest.fixture
+def events(case: Case, local: LocalDevice) -> list[Event]:
+    return carry_out(local, case)
 
 
 @pytest.mark.slow
@@ -130,7 +154,7 @@ def test_a_job_is_carried_out_in_its_order(case: Case, events: list[Event]) -> N
     for sample in samples:
         assert len(sample.wall_ns) == 3 and min(sample.wall_ns) > 0
         assert sample.thread_ns is not None and min(sample.thread_ns) > 0
-    assert bye.peak_rss_bytes > 10_000_000
+    assert bye.peak_rss_bytes > 1_000_000
 
 
 @pytest.mark.slow
@@ -171,7 +195,7 @@ def test_a_hundred_files_are_loaded_at_once(case: Case, local: LocalDevice) -> N
 
 
 def test_every_runtime_has_a_writer_here() -> None:
-    assert set(WRITERS) == set(RUNNERS)
+    assert set(WRITERS) == set(RUNTIMES)
 
 
 def test_a_misspelt_runtime_is_answered_with_the_likely_one() -> None:

@@ -12,6 +12,7 @@ import pytest
 from nasdeploy.device_agent.job import Graph
 from nasdeploy.device_agent.local import LocalDevice
 from nasdeploy.device_agent.measure import MeasureConfig
+from nasdeploy.device_agent.memory import peak_rss_bytes
 from nasdeploy.device_agent.outputs import run_outputs
 from nasdeploy.device_agent.runners.runner import Runner, open_runner
 from nasdeploy.device_agent.verify import NetworkMeasurement, measure_network
@@ -43,6 +44,22 @@ def test_a_network_is_measured_in_three_starts_with_its_call(
     assert [samples.shape for samples in found.samples_by_start()] == [(2, 2)] * 3
     every = np.concatenate(found.samples_by_start())
     assert found.statistics("p10").p10_ms == pytest.approx(np.quantile(every, 0.1))
+
+
+def test_its_memory_is_that_of_a_process_that_ran_it_alone(
+    local: LocalDevice, graph: GraphOf, quick: MeasureConfig, tmp_path: Path
+) -> None:
+    runner = open_runner("onnxruntime")
+    found = verify(local, runner, graph, quick, tmp_path)
+    alone = peak_rss_bytes(local, runner, graph("large"))
+    assert found.peak_rss_bytes == pytest.approx(alone, rel=0.05)
+    again = verify(local, runner, graph, quick, tmp_path)
+    assert again.peak_rss_bytes == found.peak_rss_bytes
+
+
+def test_memory_of_a_file_that_does_not_run_is_an_error(local: LocalDevice, graph: GraphOf) -> None:
+    with pytest.raises(CommandFailed, match=r"damaged\.onnx does not run"):
+        peak_rss_bytes(local, open_runner("onnxruntime"), graph("damaged"))
 
 
 def test_its_interval_reaches_to_the_slowest_start(
@@ -83,7 +100,7 @@ def test_a_damaged_file_has_no_outputs(local: LocalDevice, onnx_files: Path) -> 
 
 
 def test_images_of_another_shape_are_an_error(local: LocalDevice, onnx_files: Path) -> None:
-    with pytest.raises(CommandFailed, match="Got invalid dimensions"):
+    with pytest.raises(CommandFailed, match=r"shape \(1, 3, 2, 2\) where \(1, 1, 2, 2\)"):
         x = np.zeros((1, 3, 2, 2))
         run_outputs(local, open_runner("onnxruntime"), onnx_files / "empty.onnx", [x])
 

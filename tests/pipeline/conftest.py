@@ -16,6 +16,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NASDEPLOY_CACHE", str(folder))
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
         patch.setenv("OMP_NUM_THREADS", "1")
         yield folder
 
@@ -51,8 +52,13 @@ def folder(tmp_path: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command in this process, through the door that the installed script takes."""
+    """Run a command in this process, through the door that the installed script takes.
+
+    No phone is attached, and no adb server is started to look for one.
+    """
     from nasdeploy.pipeline.cli import main
+
+    monkeypatch.setattr("nasdeploy.device_agent.adb.list_attached", list)
 
     def call(*arguments: str | Path) -> Ended:
         monkeypatch.setattr(sys, "argv", ["nasdeploy", *map(str, arguments)])

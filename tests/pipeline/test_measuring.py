@@ -12,11 +12,12 @@ from nasdeploy.pipeline.measuring import Measurements, NetworkLatency
 
 ONE = NetworkLatency(
     name="network 0.1", file_sha256="a" * 64, device="cpu, 2 cores", runtime="litert",
-    precision="int8", threads=1, statistic="p10", clock="wall", ms=2.0, low_ms=1.9, high_ms=2.1,
-    median_ms=2.2, n=60, starts=3, peak_rss_bytes=None,
+    runner="native", precision="int8", threads=1, statistic="p10", clock="wall",
+    ms=2.0, low_ms=1.9, high_ms=2.1, median_ms=2.2, n=60, starts=3, peak_rss_bytes=None,
     statistics={"n": 60, "p10_ms": 2.0, "median_ms": 2.2}, measured="2026-03-01T12:00:00+00:00",
 )  # fmt: skip
-WANTED = {"device": "cpu, 2 cores", "runtime": "litert", "precision": "int8", "threads": 1,
+WANTED = {"device": "cpu, 2 cores", "runtime": "litert", "runner": "native",
+          "precision": "int8", "threads": 1,
           "statistic": "p10"}  # fmt: skip
 
 
@@ -41,8 +42,8 @@ def test_the_latest_measurement_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"device": "phone"}, {"runtime": "executorch"}, {"precision": "fp32"}, {"threads": 2},
-     {"statistic": "median"}],
+    [{"device": "phone"}, {"runtime": "executorch"}, {"runner": "python"}, {"precision": "fp32"},
+     {"threads": 2}, {"statistic": "median"}],
     ids=str,
 )  # fmt: skip
 def test_unlike_measurements_do_not_stand_for_each_other(

@@ -1,0 +1,62 @@
+"""Short scripts that run on a device: what is asked of it around files.
+
+In the shell of any phone or board: mksh and toybox, dash and coreutils, busybox. Paths come as
+arguments, never inside a script's text.
+"""
+
+# $@: folders, the best first. Makes ours in the first that can be written to, and tells what is
+# under way there.
+MEET = """
+for tool in setsid sha256sum mkdir rm mv chmod tail; do
+  command -v $tool >/dev/null || { echo "lacks $tool"; exit; }
+done
+umask 077
+because=
+for c in "$@"; do
+  case $c in "~"/*) c=$HOME/${c#??};; esac
+  if because=$(mkdir -p "$c/files" "$c/run" 2>&1) && [ -w "$c/run" ]; then
+    echo "folder $c"
+    cd "$c/run" && for name in *; do echo "left $name"; done
+    exit
+  fi
+done
+echo "because" $because
+"""
+
+# $1 our folder
+LEFT = """
+cd "$1/run" && for name in *; do echo "$name"; done
+"""
+
+# $1 our folder; free KiB in it
+FREE_KIB = """
+df -P -k "$1" | { read -r head; read -r disk size used free rest; echo "$free"; }
+"""
+
+# $1 folder, $2 path below it: no part of the path may be a link, which could lead elsewhere
+LOOK = """
+set -f; IFS=/
+p=$1
+for part in $2; do
+  p=$p/$part
+  if [ -L "$p" ]; then echo link; exit; fi
+done
+unset IFS
+if [ -d "$p" ]; then echo folder; exit; fi
+if [ ! -f "$p" ]; then echo absent; exit; fi
+size=$(wc -c < "$p")
+hash=$(sha256sum < "$p")
+echo file $size ${hash%% *}
+"""
+
+# $1 what was sent, $2 where it belongs, $3 its sha256, $4 mode
+PLACE = """
+hash=$(sha256sum < "$1")
+if [ "${hash%% *}" != "$3" ]; then rm -f "$1"; echo "sha256 ${hash%% *}"; exit; fi
+mkdir -p "${2%/*}" && chmod "$4" "$1" && mv -f "$1" "$2" && echo placed
+"""
+
+# $1 our folder
+CLEAN = """
+rm -rf "$1" && echo gone
+"""

@@ -1,0 +1,117 @@
+"""A native runner as the rest sees it: built here, pushed with its libraries, started there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from nasdeploy.device_agent.device import Device
+from nasdeploy.device_agent.runners.native.build import RUNNER, Build, build_runner
+from nasdeploy.device_agent.runners.native.recipe import Recipe
+from nasdeploy.errors import CommandFailed
+
+_TIMEOUT_S = 120.0
+_TOO_OLD = ("GLIBC", "not found", "No such file")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What counts of a device here; it doesn't change, and asking a phone takes a while."""
+
+    machine: str
+    brings_c_library: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NativeRunner:
+    """One runtime's runner, for any device with a processor that there are wheels for.
+
+    Attributes:
+        own_c_library: Bring glibc along for every device; for Android it is always brought,
+            since Android has another C library than the wheels are made for.
+        say: Told what takes a while.
+    """
+
+    recipe: Recipe
+    own_c_library: bool = False
+    say: Callable[[str], None] = lambda text: None
+    _places: dict[str, _Place] = field(default_factory=dict, compare=False, repr=False)
+    _builds: dict[_Place, Build] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def runtime(self) -> str:
+        return self.recipe.runtime
+
+    @property
+    def suffix(self) -> str:
+        return self.recipe.suffix
+
+    def kind(self, device: Device) -> str:
+        return "native, libc=glibc" if self._place(device).brings_c_library else "native"
+
+    def prepare(self, device: Device) -> None:
+        """Push what is not there yet; a device skips files that it has."""
+        build = self._build(device)
+        folder = _remote(device, build)
+        for path in build.files:
+            device.push(path, f"{folder}/{path.name}")
+        programs = [f"{folder}/{name}" for name in (RUNNER, build.loader) if name]
+        done = device.run(["chmod", "755", *programs], timeout_s=_TIMEOUT_S)
+        if done.exit_code != 0:
+            raise CommandFailed(
+                f"{folder} on {device.name} cannot hold programs: {done.stderr.strip()}."
+            )
+
+    def check(self, device: Device) -> str:
+        self.prepare(device)
+        done = device.run(self.argv(device, "--version"), timeout_s=_TIMEOUT_S)
+        if done.exit_code == 0:
+            try:
+                return str(json.loads(done.stdout)["version"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise CommandFailed(
+                    f"The {self.runtime} runner on {device.name} said {done.stdout[:200]!r} where "
+                    "its version was due."
+                ) from error
+        lines = done.stderr.strip().splitlines() or ["nothing was printed"]
+        raise CommandFailed(
+            f"The {self.runtime} runner does not start on {device.name}: {lines[-1]}."
+            f"{self._advice(device, done.stderr)}"
+        )
+
+    def _advice(self, device: Device, stderr: str) -> str:
+        if self._place(device).brings_c_library or not any(sign in stderr for sign in _TOO_OLD):
+            return ""
+        return (
+            " Its C library is another one, or older than this machine's: ask for "
+            "--runner native+glibc, which brings its own."
+        )
+
+    def argv(self, device: Device, job: str) -> Sequence[str]:
+        build = self._build(device)
+        folder = _remote(device, build)
+        if build.loader is None:
+            return (f"{folder}/{RUNNER}", job)
+        loader = f"{folder}/{build.loader}"
+        return (loader, "--library-path", folder, f"{folder}/{RUNNER}", job)
+
+    def _place(self, device: Device) -> _Place:
+        if device.name not in self._places:
+            info = device.info()
+            android = info.extra.get("platform") == "android"
+            self._places[device.name] = _Place(info.machine, self.own_c_library or android)
+        return self._places[device.name]
+
+    def _build(self, device: Device) -> Build:
+        """Once, so that what is started is what was pushed."""
+        place = self._place(device)
+        if place not in self._builds:
+            self._builds[place] = build_runner(
+                self.recipe, place.machine, own_c_library=place.brings_c_library, say=self.say
+            )
+        return self._builds[place]
+
+
+def _remote(device: Device, build: Build) -> str:
+    return f"{device.workdir}/runners/{build.folder.name}"
