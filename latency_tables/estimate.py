@@ -119,6 +119,25 @@ class Estimator:
         half = float(stdtrit(fit.freedom, 0.975)) * fit.sigma * (1 + leverage) ** 0.5
         return Estimate(ms, max(0.0, ms * (1 - half)), ms * (1 + half))
 
+    def probability_within(
+        self, archs: npt.NDArray[np.integer] | Sequence[Arch], limit_ms: float
+    ) -> FloatArray:
+        """(n,) how likely a measurement of each architecture is at most `limit_ms`.
+
+        Where too few networks were measured to know, it is 1 or 0, as the estimate says.
+        """
+        ms = self.calibrated(archs)
+        fit = self._fit
+        if not fit.sigma:
+            return (ms <= limit_ms).astype(np.float64)
+        from scipy.special import stdtr
+
+        design = _design(self.cost(archs), ms, fit.with_offset)
+        leverage = np.einsum("ni,ij,nj->n", design, fit.spread, design)
+        away = (limit_ms / ms - 1) / (fit.sigma * np.sqrt(1 + leverage))
+        probability: FloatArray = stdtr(fit.freedom, away)
+        return probability
+
     def population(self, archs: npt.NDArray[np.integer] | Sequence[Arch]) -> FloatArray:
         """(n,) milliseconds of (n, decisions) architectures."""
         return self.calibrated(archs)

@@ -95,10 +95,26 @@ class VerifyConfig(_Section):
     min_duration_s: float = Field(2.0, ge=0)
 
 
+class GoalConfig(_Section):
+    """What a search is after: docs/strategies/goals.md explains the forms.
+
+    `costs` are of latency_ms, params, macs, memory_bytes, size_bytes; `targets`, `weights` and the
+    ends of `prefer` are in their units, accuracies between 0 and 1.
+    """
+
+    form: Literal["metric", "product", "additive", "weights", "pareto"] = "metric"
+    costs: tuple[str, ...] = ()
+    targets: dict[str, float] = Field(default_factory=dict)
+    weights: dict[str, float] = Field(default_factory=dict)
+    prefer: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+
 class SearchConfig(_Section):
     """Which strategy, with which settings, for how long, and how many candidates are measured."""
 
     strategy: str = "proxyless"
+    evaluator: str = "supernet"
+    goal: GoalConfig = GoalConfig()
     settings: Settings = Field(default_factory=dict)
     batch_size: int = Field(64, ge=2)
     steps: int | None = Field(None, ge=1)
@@ -106,6 +122,7 @@ class SearchConfig(_Section):
     wall_s: float | None = Field(None, gt=0)
     candidates: int = Field(8, ge=1)
     supernet: str | None = None
+    history: str | None = None
 
 
 class TrainConfig(_Section):

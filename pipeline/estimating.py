@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nasdeploy.errors import UsageError
+from nasdeploy.errors import UnknownName, UsageError
 from nasdeploy.latency_tables.estimate import Estimator, estimator_for
 from nasdeploy.latency_tables.optimum import Limit
 from nasdeploy.latency_tables.table import LatencyTable, find_table, read_table
-from nasdeploy.pipeline.config import BoundsConfig, RunConfig
+from nasdeploy.pipeline.config import BoundsConfig, GoalConfig, RunConfig
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
+
+if TYPE_CHECKING:
+    from nasdeploy.search.goal import Cost, Goal
+    from nasdeploy.search.objective import Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,38 @@ def count_limits(space: SearchSpace, bounds: BoundsConfig, precision: str) -> tu
         Limit(name, counted_cost(space, name, precision=precision), float(limit))
         for name, limit in given.items()
     )
+
+
+def goal_of(
+    space: SearchSpace,
+    goal: GoalConfig,
+    bounds: Bounds,
+    *,
+    metric: str,
+    precision: str,
+    target_ms: float | None,
+) -> Goal:
+    """What a search is after; costs that no measurement moves are counted.
+
+    Args:
+        target_ms: Of latency where the configuration names none: the bound.
+    Raises: `UnknownName` for a cost, `UsageError` for a form that lacks what it needs.
+    """
+    from nasdeploy.search.counters import REDUCE, counted_cost
+    from nasdeploy.search.goal import Goal, Preference
+
+    costs: dict[str, Cost] = {}
+    for name in goal.costs or (("latency_ms",) if goal.form != "metric" else ()):
+        if name == "latency_ms":
+            costs[name] = lambda archs: bounds.estimator().calibrated(archs)
+        elif name in REDUCE:
+            costs[name] = counted_cost(space, name, precision=precision)
+        else:
+            raise UnknownName("cost", name, ("latency_ms", *REDUCE))
+    targets = dict(goal.targets)
+    if "latency_ms" in costs and target_ms is not None:
+        targets.setdefault("latency_ms", target_ms)
+    return Goal(metric, goal.form, costs, targets, goal.weights, Preference(goal.prefer))
 
 
 def statistic_of(config: RunConfig, table: LatencyTable) -> str:

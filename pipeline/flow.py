@@ -104,7 +104,7 @@ def check_request(config: RunConfig, replayed: Path | None) -> None:
     if not config.bounds.any:
         raise UsageError("A search needs a bound: --latency 100ms, --max-params 3M, ...")
     make_space(config.space_name, **config.space_parameters)
-    make_settings(config.search.strategy, config.search.settings)
+    make_settings(config.search.strategy, config.search.settings, evaluator=config.search.evaluator)
     make_train_settings(config.train.settings, seed=config.seed)
     supernet = config.search.supernet
     if supernet is not None and not Path(supernet).is_file():
@@ -284,6 +284,25 @@ def search_only(
         winner = search(context, folder, problem, measurements)
         file = _untrained(context, folder, problem.space, tuple(winner["arch"]))
     return folder, {**winner, "file": str(file)}
+
+
+def search_seeds(
+    config: RunConfig,
+    console: Console,
+    opened: OpenedTable,
+    seeds: int,
+    *,
+    replayed: Path | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The same search with one seed after another, each in a folder of its own; by its name."""
+    base = search_folder(config).name
+    found = {}
+    for seed in range(config.seed, config.seed + seeds):
+        one = config.model_copy(update={"seed": seed, "name": f"{base}-seed{seed}"})
+        console.log(f"Seed {seed}: {search_folder(one)}")
+        folder, winner = search_only(one, console, opened, replayed=replayed)
+        found[folder.path.name] = winner
+    return found
 
 
 def _untrained(context: Context, folder: RunFolder, space: SearchSpace, arch: Arch) -> Path:

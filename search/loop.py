@@ -118,7 +118,7 @@ def drive(
         if report:
             report(run.progress)
     return LoopResult(
-        tuple(trial_from_json(entry) for entry in run.journal.entries),
+        tuple(Trial.of_json(entry) for entry in run.journal.entries),
         run.steps,
         run.elapsed_s,
         strategy.finished and budget.share_spent(run.steps, run.trials, run.elapsed_s) < 1,
@@ -198,17 +198,6 @@ class _Run:
             self.journal.cut(self.trials)
 
 
-def trial_from_json(entry: Mapping[str, Any]) -> Trial:
-    """What `Trial.to_json` wrote."""
-    return Trial(
-        entry["trial"],
-        tuple(entry["arch"]),
-        dict(entry["metrics"]),
-        entry.get("failure"),
-        entry["phase"],
-    )
-
-
 def read_history(path: Path) -> Sequence[Trial]:
     """The trials of a run folder; a torn last line is left out, as in every journal."""
-    return [trial_from_json(entry) for entry in durable.read_jsonl(path)]
+    return [Trial.of_json(entry) for entry in durable.read_jsonl(path)]

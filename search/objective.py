@@ -49,3 +49,11 @@ class Bounds:
         for limit in self.limits():
             within &= limit.cost(population) <= limit.at_most
         return within
+
+    def probability(
+        self, archs: Sequence[Arch] | npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.float64]:
+        """(n,) how likely each holds the latency bound when it is measured; 1 without one."""
+        if self.latency_ms is None:
+            return np.ones(len(archs))
+        return self.estimator().probability_within(np.asarray(archs), self.latency_ms)

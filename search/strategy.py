@@ -36,6 +36,17 @@ class Trial:
             "phase": self.phase,
         }
 
+    @classmethod
+    def of_json(cls, entry: Mapping[str, Any]) -> Trial:
+        """What `to_json` wrote."""
+        return cls(
+            entry["trial"],
+            tuple(entry["arch"]),
+            dict(entry["metrics"]),
+            entry.get("failure"),
+            entry["phase"],
+        )
+
 
 class Strategy(Protocol):
     """A search: gradient, evolution, RL, Bayesian, progressive; all of them."""

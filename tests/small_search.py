@@ -16,7 +16,7 @@ from nasdeploy.search.data import Split
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.space import SearchSpace
 from nasdeploy.search.spaces import make_space
-from nasdeploy.search.strategies import SupernetStrategy, make_strategy
+from nasdeploy.search.strategies import WeightSharing, make_strategy
 from nasdeploy.search.strategy import Trial
 from nasdeploy.search.task import Classification
 
@@ -32,16 +32,20 @@ SMALL: dict[str, Any] = {
     "features": 16,
     "expansions": (2, 3),
 }
+_PROPOSING: dict[str, Any] = {"supernet_epochs": 2, "trials": 12, "trials_per_step": 3}
 QUICK: dict[str, dict[str, Any]] = {
-    "evolution": {
-        "supernet_epochs": 2,
-        "trials": 12,
-        "trials_per_step": 3,
-        "population_size": 4,
-        "tournament_size": 2,
-    },
+    "bayesian": {**_PROPOSING, "initial_trials": 4},
+    "evolution": {**_PROPOSING, "population_size": 4, "tournament_size": 2},
+    "local": _PROPOSING,
+    "nsga2": {**_PROPOSING, "population_size": 4},
+    "optuna-cmaes": {**_PROPOSING, "initial_trials": 4},
+    "optuna-gp": {**_PROPOSING, "initial_trials": 6},
+    "optuna-nsga2": {**_PROPOSING, "initial_trials": 4},
+    "optuna-tpe": {**_PROPOSING, "initial_trials": 4},
+    "pnas": {**_PROPOSING, "beam": 4},
+    "predictor": {**_PROPOSING, "initial_trials": 4},
     "proxyless": {"warmup_epochs": 1, "search_epochs": 4, "arch_lr": 0.1},
-    "random": {"supernet_epochs": 2, "trials": 12, "trials_per_step": 3},
+    "random": _PROPOSING,
 }
 
 
@@ -103,7 +107,7 @@ def small_strategy(
     data: Any = None,
     supernet_weights: dict[str, Tensor] | None = None,
     **settings: Any,
-) -> SupernetStrategy:
+) -> WeightSharing:
     space = space or small_space()
     return make_strategy(
         name,
@@ -118,7 +122,7 @@ def small_strategy(
     )
 
 
-def run_to_the_end(strategy: SupernetStrategy) -> list[Trial]:
+def run_to_the_end(strategy: WeightSharing) -> list[Trial]:
     trials: list[Trial] = []
     while not strategy.finished:
         trials += strategy.step()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import nasdeploy
-from nasdeploy.pipeline.commands import deploy, devices, profile, run, spaces, tables
+from nasdeploy.pipeline.commands import compare, deploy, devices, profile, run, spaces, tables
 
 app = typer.Typer(
     name="nasdeploy",
@@ -52,4 +52,5 @@ profile.register(app)
 spaces.register(app)
 tables.register(app)
 run.register(app)
+compare.register(app)
 deploy.register(app)

@@ -21,7 +21,7 @@ from nasdeploy.pipeline.commands.options import (
     TableOption,
     TargetOptions,
 )
-from nasdeploy.pipeline.console import Console, Format, mapping_table
+from nasdeploy.pipeline.console import Console, Format, mapping_table, rows_table
 
 ReplayOption = Annotated[
     Path | None,
@@ -98,7 +98,22 @@ def search(
     space: SpaceOptions,
     statistic: StatisticOption = None,
     strategy: Annotated[
-        str | None, typer.Option("--strategy", help="proxyless, evolution or random.")
+        str | None,
+        typer.Option("--strategy", help="proxyless, bayesian, evolution, ...; docs/strategies/."),
+    ] = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option(
+            "--evaluator", help="What scores: supernet, training, predictor or published."
+        ),
+    ] = None,
+    goal: Annotated[
+        str | None,
+        typer.Option("--goal", help="metric, product, additive, weights or pareto."),
+    ] = None,
+    costs: Annotated[
+        list[str] | None,
+        typer.Option("--cost", help="Of the goal: latency_ms, params, macs, ...; repeatable."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Budget in steps.")] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Budget in trials.")] = None,
@@ -116,11 +131,18 @@ def search(
     supernet: Annotated[
         Path | None, typer.Option("--supernet", help="A trained supernet of an earlier run.")
     ] = None,
+    history: Annotated[
+        str | None,
+        typer.Option("--history", help="The run that --evaluator predictor learns from."),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the strategy: NAME=VALUE.")
     ] = None,
     name: NameOption = None,
     seed: SeedOption = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="So many searches, each with another seed.")
+    ] = None,
     measurements: ReplayOption = None,
     format: FormatOption = Format.table,
 ) -> None:
@@ -131,6 +153,7 @@ def search(
         nasdeploy search --latency 100ms
         nasdeploy search --table pixel1 --latency 80ms --data fashion-mnist-mini
         nasdeploy search --latency 40% --strategy evolution --supernet runs/quickstart/supernet.pt
+        nasdeploy search --latency 40% --strategy bayesian --seeds 5 --name bo
     """
     from nasdeploy.pipeline.commands.options import settings_of
     from nasdeploy.pipeline.project import config_from
@@ -145,7 +168,10 @@ def search(
             "data": data, "table": table, "seed": seed, "bounds": bounds,
             "allow_simulated": allow_simulated or None, "space": space.values(),
             "search": {
-                "strategy": strategy, "steps": steps, "trials": trials, "wall_s": wall,
+                "strategy": strategy, "evaluator": evaluator,
+                "goal": {"form": goal, "costs": costs or None},
+                "steps": steps, "trials": trials, "wall_s": wall,
+                "history": history,
                 "supernet": None if supernet is None else str(supernet),
                 "settings": settings_of(settings) or None,
             },
@@ -155,11 +181,27 @@ def search(
     console.loading()
 
     from nasdeploy.pipeline import flow
+    from nasdeploy.units import format_ms
 
     named = config.model_fields_set & {"runtime", "precision", "threads"}
     config, opened = flow.settle_search(
         config, console, asked={field: getattr(config, field) for field in named}
     )
+    if seeds is not None:
+        found = flow.search_seeds(config, console, opened, seeds, replayed=measurements)
+        console.result(
+            found,
+            lambda: rows_table(
+                f"{seeds} searches",
+                ["run", "estimated", "architecture"],
+                [
+                    [name, format_ms(winner["estimated_ms"]), " ".join(winner["choices"].values())]
+                    for name, winner in found.items()
+                ],
+            ),
+        )
+        console.next(f"nasdeploy compare {' '.join(found)}", wrote=f"runs/{next(iter(found))} ...")
+        return
     folder, winner = flow.search_only(config, console, opened, replayed=measurements)
     console.result(winner, lambda: mapping_table("The network", flow.winner_facts(winner)))
     console.next(

@@ -8,7 +8,7 @@ corrects the estimate, and the strategy is asked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,20 +22,22 @@ from nasdeploy.pipeline.estimating import (
     OpenedTable,
     count_limits,
     estimator_of,
+    goal_of,
     named_arch,
     statistic_of,
 )
 from nasdeploy.pipeline.measuring import Measurements, NetworkLatency, network_config
-from nasdeploy.pipeline.run_folder import RunFolder
+from nasdeploy.pipeline.run_folder import RUNS, RunFolder
 from nasdeploy.pipeline.simulating import tell_networks
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
 from nasdeploy.search import checkpoint as checkpoints
-from nasdeploy.search.loop import Budget, Progress, drive
+from nasdeploy.search.loop import Budget, Progress, drive, read_history
 from nasdeploy.search.objective import Bounds
-from nasdeploy.search.pareto import write_pareto_csv
+from nasdeploy.search.pareto import Sense, write_pareto_csv
 from nasdeploy.search.space import Arch, Deployment, SearchSpace, size_of
-from nasdeploy.search.strategies import SupernetStrategy, make_strategy
+from nasdeploy.search.strategies import WeightSharing, make_strategy
+from nasdeploy.search.strategy import Trial
 from nasdeploy.search.task import Classification
 from nasdeploy.units import format_ms, parse_latency
 
@@ -99,8 +101,11 @@ def pose(context: Context, space: SearchSpace, data: DataSet, table: OpenedTable
             "data": data.sha256,
             "table": sha256_file(table.path),
             "bounds": config.bounds.model_dump(),
-            "search": config.search.model_dump(exclude={*HOW_LONG, "supernet"}),
+            "search": config.search.model_dump(exclude={*HOW_LONG, "supernet", "history"}),
             "supernet": sha256_file(supernet) if supernet else None,
+            "history": sha256_file(_history_path(config.search.history))
+            if config.search.history
+            else None,
             "seed": config.seed,
             "runtime": config.runtime,
             "precision": config.precision,
@@ -185,26 +190,56 @@ def _weights(supernet: Path | None, identity: Mapping[str, Any]) -> Mapping[str,
     return weights
 
 
-def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> SupernetStrategy:
+def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> WeightSharing:
     config = context.config.search
-    return make_strategy(
+    task = Classification()
+    bounds = bounds_of(context, problem, live)
+    strategy = make_strategy(
         config.strategy,
         problem.space,
-        task=Classification(),
+        task=task,
         train_deployment=problem.train,
         data=problem.data.feed(batch_size=config.batch_size, seed=context.config.seed),
-        bounds=bounds_of(context, problem, live),
+        bounds=bounds,
         seed=context.config.seed,
         settings=config.settings,
+        evaluator=config.evaluator,
+        goal=goal_of(
+            problem.space,
+            config.goal,
+            bounds,
+            metric=task.metric,
+            precision=context.config.precision,
+            target_ms=problem.bound_ms,
+        ),
         supernet_weights=problem.supernet_weights,
+        history=_history(config.history),
     )
+    correlation = getattr(getattr(strategy, "evaluator", None), "rank_correlation", None)
+    if correlation is not None:
+        context.console.log(
+            f"The predictor's rank correlation on held-out trials: {correlation:.3f}"
+        )
+    return strategy
+
+
+def _history(run: str | None) -> Sequence[Trial]:
+    """The trials of an earlier run, by its name or folder."""
+    return () if run is None else read_history(_history_path(run))
+
+
+def _history_path(run: str) -> Path:
+    path = (Path(run) if Path(run).is_dir() else RUNS / run) / "history.jsonl"
+    if not path.is_file():
+        raise UsageError(f"There is no history {path}; a search writes runs/NAME/history.jsonl.")
+    return path
 
 
 def _drive(
     context: Context,
     folder: RunFolder,
     problem: Problem,
-    strategy: SupernetStrategy,
+    strategy: WeightSharing,
     pareto: Path,
 ) -> None:
     config = context.config.search
@@ -227,27 +262,31 @@ def _drive(
             identity=problem.identity,
             report=report,
         )
-    write_pareto_csv(
-        pareto,
-        result.history,
-        problem.space,
-        {"accuracy": "max", "latency_ms": "min"},
-    )
+    folder.save(search_s=round(result.elapsed_s, 3))
+    objectives: dict[str, Sense] = {"accuracy": "max", "latency_ms": "min"}
+    objectives |= {name: "min" for name in config.goal.costs}
+    write_pareto_csv(pareto, result.history, problem.space, objectives)
+    failed = sum(trial.failure is not None for trial in result.history)
+    done = f"{len(result.history)} trials ({failed} failed) in {result.elapsed_s:.0f} s"
+    weights = strategy.supernet_weights()
+    if weights is None:
+        context.console.log(done)
+        return
     checkpoints.save(
         folder.supernet_path,
-        {"weights": strategy.supernet_weights()},
+        {"weights": weights},
         identity=_supernet_identity(problem.space, problem.train, problem.data),
     )
     context.console.log(
-        f"{len(result.history)} trials in {result.elapsed_s:.0f} s; the trained supernet is "
-        f"{folder.supernet_path} (search again with another bound: --supernet)"
+        f"{done}; the trained supernet is {folder.supernet_path} "
+        "(search again with another bound: --supernet)"
     )
 
 
 def _winner(
     context: Context,
     problem: Problem,
-    strategy: SupernetStrategy,
+    strategy: WeightSharing,
     live: list[Estimator],
     measurements: Measurements,
 ) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_the_page_is_current() -> None:
 def test_every_command_of_the_design_is_there() -> None:
     names = {" ".join(command) for command in COMMANDS}
     assert names == {
-        "devices", "devices add", "devices remove", "devices clean",
+        "devices", "devices add", "devices remove", "devices clean", "compare",
         "doctor", "profile", "search", "run", "train", "export", "verify", "bench",
         "space", "space list", "space show", "space range",
         "table", "table show", "table diff", "table merge", "table check", "table import",

@@ -7,8 +7,10 @@ import pytest
 from small_search import bounds_of, milliseconds, small_space
 
 from nasdeploy.search.admissible import draw_within, nearest_within
+from nasdeploy.search.goal import Goal
 from nasdeploy.search.space import Arch, size_of
-from nasdeploy.search.strategies.evolution import RegularizedEvolution
+from nasdeploy.search.strategies.evolution import EvolutionSettings, RegularizedEvolution
+from nasdeploy.search.strategies.proposer import SamplerSettings
 from nasdeploy.search.strategies.random_search import RandomSearch
 from nasdeploy.search.strategy import Sampler, Trial
 
@@ -16,9 +18,13 @@ SPACE = small_space(stages=((8, 3, 2), (16, 3, 2)))
 
 
 def evolution(share: float, seed: int, **settings: int) -> RegularizedEvolution:
-    usual = {"population_size": 20, "tournament_size": 5, "tries": 64}
+    usual = {"population_size": 20, "tournament_size": 5}
     return RegularizedEvolution(
-        SPACE, bounds_of(SPACE, share), metric="accuracy", seed=seed, **{**usual, **settings}
+        SPACE,
+        bounds_of(SPACE, share),
+        Goal("accuracy"),
+        EvolutionSettings(**{**usual, **settings}),
+        seed,
     )
 
 
@@ -39,7 +45,9 @@ def test_evolution_finds_better_than_random_search_at_equal_cost() -> None:
     accuracy = {(i, c): table.normal() for i in range(6) for c in range(100)}
     mine, baseline = [], []
     for seed in range(5):
-        random = RandomSearch(SPACE, bounds_of(SPACE, 0.5), seed=seed, tries=64)
+        random = RandomSearch(
+            SPACE, bounds_of(SPACE, 0.5), Goal("accuracy"), SamplerSettings(), seed
+        )
         mine.append(best_of(evolution(0.5, seed), accuracy, 150))
         baseline.append(best_of(random, accuracy, 150))
     assert np.mean(mine) > np.mean(baseline) + np.std(baseline)
@@ -70,17 +78,10 @@ def test_a_failed_trial_never_breeds() -> None:
 def test_a_tight_bound_is_held_and_a_space_is_exhausted_without_repeats(tries: int) -> None:
     small, share = small_space(stages=((8, 2, 2),)), 0.15
     bounds = bounds_of(small, share)
+    settings = EvolutionSettings(population_size=4, tournament_size=2, tries=tries)
     samplers: list[Sampler] = [
-        RandomSearch(small, bounds, seed=0, tries=tries),
-        RegularizedEvolution(
-            small,
-            bounds,
-            metric="accuracy",
-            seed=0,
-            population_size=4,
-            tournament_size=2,
-            tries=tries,
-        ),
+        kind(small, bounds, Goal("accuracy"), settings, 0)
+        for kind in (RandomSearch, RegularizedEvolution)
     ]
     every = np.array(list(np.ndindex(*[len(decision.choices) for decision in small.decisions])))
     within = {tuple(arch) for arch in every[bounds.admits(every)].tolist()}
@@ -89,7 +90,7 @@ def test_a_tight_bound_is_held_and_a_space_is_exhausted_without_repeats(tries: i
         met: list[Arch] = []
         while archs := sampler.ask(4):
             met += archs
-            sampler.tell([Trial(0, arch, {"accuracy": sum(arch)}) for arch in archs])
+            sampler.tell([Trial(0, arch, {"accuracy": float(sum(arch))}) for arch in archs])
         assert len(met) == len(set(met))
         assert set(met) == within
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,19 +11,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_search import Blobs, bounds_of, run_to_the_end, small_space, small_strategy
+from small_search import (
+    QUICK,
+    Blobs,
+    bounds_of,
+    milliseconds,
+    run_to_the_end,
+    small_space,
+    small_strategy,
+)
 from torch import Tensor
 
 from nasdeploy.errors import NothingWithinBounds, TrainingDiverged, UnknownName, UsageError
 from nasdeploy.search.data import Split
-from nasdeploy.search.space import check_arch
-from nasdeploy.search.strategies import STRATEGIES, SupernetStrategy, make_settings
-from nasdeploy.search.strategy import Strategy, Trial
+from nasdeploy.search.goal import Goal, Preference
+from nasdeploy.search.proposing import Proposing
+from nasdeploy.search.space import SearchSpace, check_arch
+from nasdeploy.search.strategies import STRATEGIES, WeightSharing, make_settings
+from nasdeploy.search.strategy import Request, Strategy, Trial
 
 SPACE = small_space()
 
 
-@pytest.fixture(params=sorted(STRATEGIES))
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name == "optuna-gp" else [])
+        for name in sorted(STRATEGIES)
+    ]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -41,7 +56,7 @@ def saved(strategy: Strategy) -> dict[str, Any]:
 class Undisturbed:
     """A search that ran to its end; `states` and `trials` are those after each number of steps."""
 
-    strategy: SupernetStrategy
+    strategy: WeightSharing
     states: list[dict[str, Any]]
     trials: list[list[Trial]]
 
@@ -79,6 +94,7 @@ def test_stopping_and_resuming_changes_nothing(name: str, steps: int) -> None:
     assert resumed.progress == once.strategy.progress
     assert resumed.candidates(3) == once.strategy.candidates(3)
     mine, theirs = resumed.supernet_weights(), once.strategy.supernet_weights()
+    assert mine is not None and theirs is not None
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
@@ -148,6 +164,7 @@ def test_a_search_on_a_trained_supernet_resumes_without_being_handed_it_again(na
 
 def test_a_supernet_of_another_space_is_refused(name: str) -> None:
     weights = small_strategy(name, small_space(features=24)).supernet_weights()
+    assert weights is not None
     with pytest.raises(UsageError, match=r"of another space.*first body\.features"):
         small_strategy(name, supernet_weights=weights)
 
@@ -175,3 +192,135 @@ def test_settings_are_checked_when_they_are_made(name: str) -> None:
 def test_a_misspelt_strategy_is_answered_with_the_likely_one() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'evolution'"):
         make_settings("evolutoin")
+
+
+def of_numbers(space: SearchSpace) -> Callable[[Request], Mapping[str, float] | str]:
+    """Made-up accuracies of a space, and every fifth evaluation goes wrong."""
+    table = np.random.default_rng(3).random((len(space.decisions), 9))
+
+    def score(request: Request) -> Mapping[str, float] | str:
+        if request.number % 5 == 3:
+            return "the process was killed"
+        if request.number % 5 == 4:
+            return {"accuracy": float("nan")}
+        return {"accuracy": float(np.mean([table[i, c] for i, c in enumerate(request.arch)]))}
+
+    return score
+
+
+class Backwards:
+    """An evaluator that answers in the opposite order."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.score = of_numbers(space)
+
+    def __call__(
+        self, requests: Sequence[Request]
+    ) -> Iterator[tuple[int, Mapping[str, float] | str]]:
+        for request in reversed(requests):
+            yield request.number, self.score(request)
+
+
+class Forwards(Backwards):
+    def __call__(
+        self, requests: Sequence[Request]
+    ) -> Iterator[tuple[int, Mapping[str, float] | str]]:
+        for request in requests:
+            yield request.number, self.score(request)
+
+
+PROPOSING = sorted(name for name, entry in STRATEGIES.items() if entry.sampler is not None)
+DEAR = ("optuna-gp", "optuna-tpe")
+FORMS: dict[str, dict[str, Any]] = {
+    "metric": {},
+    "product": {"targets": {"latency_ms": 0.1}},
+    "additive": {"targets": {"latency_ms": 0.1}, "weights": {"latency_ms": 0.5}},
+    "weights": {"weights": {"latency_ms": 0.2, "accuracy": 2.0}},
+    "pareto": {},
+    "preferred": {"preference": Preference({"latency_ms": (0.05, 0.1)})},
+}
+
+
+def proposing(
+    name: str,
+    form: str = "metric",
+    *,
+    share: float | None = 0.4,
+    seed: int = 5,
+    space: SearchSpace = SPACE,
+    evaluator: type[Backwards] = Forwards,
+    **changes: Any,
+) -> Proposing:
+    bounds = bounds_of(space, share)
+    kind: Any = "pareto" if form == "preferred" else form
+    costs = {} if form == "metric" else {"latency_ms": milliseconds(space)}
+    goal = Goal("accuracy", kind, costs, **FORMS[form])
+    quick = {key: value for key, value in QUICK[name].items() if key != "supernet_epochs"}
+    settings = make_settings(name, {**quick, "trials": 20, **changes}, evaluator="published").own
+    kind_of = STRATEGIES[name].sampler
+    assert kind_of is not None
+    sampler = kind_of(space, bounds, goal, settings, seed)
+    return Proposing(
+        space, sampler, evaluator(space), bounds=bounds, goal=goal, seed=seed, settings=settings
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        # optuna's own models of several objectives take seconds
+        pytest.param(name, form, marks=[pytest.mark.slow] if name in DEAR else [])
+        for name in PROPOSING
+        for form in sorted(FORMS)
+    ],
+)
+def test_every_goal_is_searched_and_resumed_bit_by_bit(name: str, form: str) -> None:
+    strategy, resumed = proposing(name, form), proposing(name, form)
+    trials: list[Trial] = []
+    while not strategy.finished:
+        trials += strategy.step()
+        if len(trials) == 9:
+            state = saved(strategy)
+    resumed.load_state_dict(state)
+    assert [*trials[:9], *run_to_the_end(resumed)] == trials
+    assert len({trial.arch for trial in trials}) == len(trials) == 20
+    bounds = bounds_of(SPACE, 0.4)
+    assert np.all(bounds.admits([trial.arch for trial in trials]))
+    assert np.all(bounds.admits(strategy.candidates(4)))
+
+
+@pytest.mark.parametrize("name", [name for name in PROPOSING if name != "optuna-gp"])
+def test_a_failed_evaluation_is_recorded_and_the_search_goes_on(name: str) -> None:
+    strategy = proposing(name)
+    trials = run_to_the_end(strategy)
+    failed = [trial for trial in trials if trial.failure is not None]
+    assert [trial.number for trial in failed] == [n for n in range(20) if n % 5 in (3, 4)]
+    assert all(not trial.metrics for trial in failed)
+    assert "process was killed" in str(failed[0].failure) and "nan" in str(failed[1].failure)
+    assert strategy.candidates(1)[0] not in {trial.arch for trial in failed}
+
+
+@pytest.mark.parametrize("name", [name for name in PROPOSING if name not in DEAR])
+def test_the_order_of_answers_changes_nothing(name: str) -> None:
+    forwards, backwards = proposing(name), proposing(name, evaluator=Backwards)
+    assert run_to_the_end(forwards) == run_to_the_end(backwards)
+
+
+@pytest.mark.parametrize("name", [name for name in PROPOSING if name not in DEAR])
+def test_a_space_is_exhausted_without_repeats(name: str) -> None:
+    space = small_space(stages=((8, 2, 2),))
+    strategy = proposing(name, share=0.1, space=space, trials=100, tries=8)
+    trials = run_to_the_end(strategy)
+    every = np.array(list(np.ndindex(*[len(decision.choices) for decision in space.decisions])))
+    within = {tuple(arch) for arch in every[bounds_of(space, 0.1).admits(every)].tolist()}
+    assert 0 < len(within) < 30
+    assert len(trials) == len(within) and {trial.arch for trial in trials} == within
+
+
+def test_a_goal_without_what_it_needs_is_refused() -> None:
+    with pytest.raises(UsageError, match="weighs accuracy against a cost"):
+        Goal("accuracy", "pareto")
+    with pytest.raises(UsageError, match="needs a target of latency_ms"):
+        Goal("accuracy", "product", {"latency_ms": milliseconds(SPACE)})
+    with pytest.raises(UsageError, match="watts is no objective"):
+        Goal("accuracy", "weights", {"latency_ms": milliseconds(SPACE)}, weights={"watts": 1.0})
