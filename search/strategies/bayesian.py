@@ -37,6 +37,8 @@ FloatArray = npt.NDArray[np.float64]
 _NEAR = 10  # of the best, whose mutations are looked at in a large space
 _MOST = 400  # observations in the model: the best half, and the latest
 
+_LEAST_DEVIATION = 1e-12
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BayesianSettings(SamplerSettings):
@@ -155,6 +157,7 @@ def expected_improvement(mean: FloatArray, deviation: FloatArray, best: float) -
     """(n,) of normal variables over `best`; what they lack where it underflows is kept in order."""
     from scipy.special import log_ndtr, ndtr
 
+    deviation = np.maximum(deviation, _LEAST_DEVIATION)  # known exactly: nothing to be gained
     z = (mean - best) / deviation
     density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
     gain: FloatArray = deviation * (z * ndtr(z) + density)

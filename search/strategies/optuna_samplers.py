@@ -201,12 +201,13 @@ class OptunaSampler(Proposer):
         return [float(self._judge.weights @ logs + away)]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"log": list(self._log)}
+        return {"seed": self.seed, "log": list(self._log)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Do again what was done: the same seed asks the same of the same answers."""
         from random import Random
 
+        self.seed = state["seed"]
         self.rng = Random(self.seed)
         self.met, self.known = {}, []
         self._judge = Chebyshev(self.goal, self.rng)

@@ -64,6 +64,7 @@ def test_a_folder_without_a_search_is_named(tmp_path: Path) -> None:
         compare([str(tmp_path), str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_a_search_over_seeds_ends_with_the_comparison_that_comes_next(
     cli: Cli, folder: Path
 ) -> None:
