@@ -28,7 +28,7 @@ from nasdeploy.device_agent.session import Session
 from nasdeploy.device_agent.statistics import STATISTICS, Statistic, Warmth
 from nasdeploy.durable import Journal
 from nasdeploy.latency_tables.cost import CompiledCost
-from nasdeploy.latency_tables.estimate import Estimator, Measured
+from nasdeploy.latency_tables.estimate import Estimator, Measured, corrections_of
 from nasdeploy.pipeline.anchors import spread_archs
 from nasdeploy.pipeline.config import make_config
 from nasdeploy.pipeline.console import Console
@@ -78,9 +78,11 @@ def compiled(
     values = {
         key: session.statistics(key, statistic, warmth=warmth).value(statistic) for key in keys
     }
-    return CompiledCost.compile(
-        space.cost_terms(), values, [len(decision.choices) for decision in space.decisions]
-    )
+    return CompiledCost.compile(space.cost_terms(), values, choices_of(space))
+
+
+def choices_of(space: SearchSpace) -> list[int]:
+    return [len(decision.choices) for decision in space.decisions]
 
 
 def network_ms(session: Session, arch: Arch, statistic: Statistic) -> float:
@@ -173,7 +175,12 @@ class Benchmark:
         judged = [arch for arch in archs if arch not in anchors]
         measured = np.array([network_ms(session, arch, statistic) for arch in judged])
         estimator, cold = (
-            Estimator(compiled(self.space, session, keys, statistic, warmth), fitted, statistic)
+            Estimator(
+                compiled(self.space, session, keys, statistic, warmth),
+                fitted,
+                statistic,
+                corrections_of(self.space.cost_terms(), choices_of(self.space)),
+            )
             for warmth in get_args(Warmth)[::-1]
         )
         estimated = estimator.population(judged)
@@ -191,7 +198,7 @@ class Benchmark:
             "plain_sum_off_pct": round(float(np.median(plain)), 3),
             "plain_sum_of_cold_rows_off_pct": round(float(np.median(plain_cold)), 3),
             "scale": round(estimator.scale, 4),
-            "offset_ms": round(estimator.offset, 5),
+            "corrections_ms": dict(estimator.coefficients),
             "latency_ms": [round(float(measured.min()), 3), round(float(measured.max()), 3)],
             "anchors": len(anchors),
             "rounds": session.accepted,

@@ -25,7 +25,7 @@ from nasdeploy.device_agent.session import Session
 from nasdeploy.device_agent.statistics import STATISTICS, Statistic
 from nasdeploy.durable import Journal
 from nasdeploy.latency_tables.cost import CompiledCost
-from nasdeploy.latency_tables.estimate import Estimator, Measured
+from nasdeploy.latency_tables.estimate import Estimator, Measured, corrections_of
 from nasdeploy.pipeline.anchors import spread_archs
 from nasdeploy.pipeline.config import make_config
 from nasdeploy.pipeline.console import Console
@@ -131,7 +131,7 @@ def judged_row(
     sizes = [len(decision.choices) for decision in space.decisions]
     cost = CompiledCost.compile(space.cost_terms(), values, sizes)
     fitted = tuple(Measured(arch, network_ms(arch)) for arch in anchors)
-    chosen = Estimator(cost, fitted, statistic)
+    chosen = Estimator(cost, fitted, statistic, corrections_of(space.cost_terms(), sizes))
     truth = np.array([network_ms(arch) for arch in judged])
     estimated = chosen.population(judged)
     errors = 100 * np.abs(estimated / truth - 1)
@@ -144,7 +144,7 @@ def judged_row(
         "spearman": round(float(spearmanr(estimated, truth).statistic), 4),
         "plain_sum_off_pct": round(float(np.median(plain)), 3),
         "scale": round(chosen.scale, 4),
-        "offset_ms": round(chosen.offset, 5),
+        "corrections_ms": dict(chosen.coefficients),
         "latency_ms": [round(float(truth.min()), 3), round(float(truth.max()), 3)],
         "anchors": len(anchors),
         "operators": len(keys),

@@ -2,8 +2,8 @@
 
 The sum of a network's operators is biased: caches are warm inside a network and cold between
 measurements, runtimes fuse across blocks, and every run has a fixed cost. So the estimate is
-``scale * sum + offset``, fitted on *anchors*, whole networks measured on the same device, by least
-squares on relative errors.
+``scale * sum`` with a correction or two (`calibration`), fitted on *anchors*, whole networks
+measured on the same device, by least squares on relative errors.
 
 A network that a search measured joins the fit as an anchor that counts as much as all of the
 table's together. It lies where the search is, and the networks that come next share most of its
@@ -14,9 +14,10 @@ where the search has gone further than they reach and the line was a guess.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,12 +25,24 @@ import numpy as np
 import numpy.typing as npt
 
 from nasdeploy.errors import UsageError
+from nasdeploy.latency_tables.calibration import (
+    ELEMENTS,
+    OFFSET,
+    OPERATORS,
+    UNFITTED,
+    Columns,
+    Fit,
+    choose_form,
+    fit_form,
+    leave_one_out,
+)
 from nasdeploy.latency_tables.cost import CompiledCost, CostTerm, Range
-from nasdeploy.latency_tables.elimination import Arch, FloatArray
+from nasdeploy.latency_tables.elimination import Arch, FloatArray, Term
+from nasdeploy.latency_tables.key import OpKey
 from nasdeploy.latency_tables.rows import Anchor
 from nasdeploy.latency_tables.table import LatencyTable
 
-_LEAST_SPREAD = 1.05
+_ENOUGH_TO_CHOOSE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +66,6 @@ class Measured:
     during_search: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fit:
-    """``scale * sum + offset``, and what is needed for an interval.
-
-    Attributes:
-        sigma: Standard deviation of the relative residuals; None if no residual is left over.
-        freedom: Networks minus fitted parameters.
-        spread: Covariance of the parameters for a sigma of 1.
-    """
-
-    scale: float
-    offset: float
-    with_offset: bool
-    sigma: float | None
-    freedom: int
-    spread: FloatArray
-
-
 @dataclass(frozen=True)
 class Estimator:
     """Latency of architectures; immutable.
@@ -79,11 +74,13 @@ class Estimator:
         cost: The plain sum of the operators, milliseconds.
         anchors: Networks to fit on, in the order in which they were measured.
         statistic: By which statistic operators and anchors were taken.
+        corrections: By the names of `calibration`, what there is of each in an architecture.
     """
 
     cost: CompiledCost
     anchors: tuple[Measured, ...] = ()
     statistic: str = "median"
+    corrections: Mapping[str, CompiledCost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for anchor in self.anchors:
@@ -95,17 +92,26 @@ class Estimator:
 
     @property
     def scale(self) -> float:
-        return self._fit.scale
+        return float(self._fit.parameters[0])
 
     @property
-    def offset(self) -> float:
-        """Milliseconds."""
-        return self._fit.offset
+    def coefficients(self) -> Mapping[str, float]:
+        """Of the corrections that were fitted, milliseconds for one of each."""
+        return self._fit.coefficients
 
     @cached_property
     def calibrated(self) -> CompiledCost:
-        """``scale * sum + offset``, milliseconds."""
-        return self.cost.affine(self.scale, self.offset)
+        """Sum and corrections in one, milliseconds."""
+        return self._calibrated_by(self._fit)
+
+    def _calibrated_by(self, fit: Fit) -> CompiledCost:
+        terms: list[Term] = [(d, table * fit.parameters[0]) for d, table in self.cost.terms]
+        for name, coefficient in fit.coefficients.items():
+            if name == OFFSET:
+                terms.append(((), np.array(coefficient)))
+            else:
+                terms += [(d, table * coefficient) for d, table in self.corrections[name].terms]
+        return CompiledCost.of_tables(terms, self.cost.choices)
 
     def __call__(self, arch: Arch) -> Estimate:
         ms = self.calibrated.of(arch)
@@ -114,8 +120,7 @@ class Estimator:
             return Estimate(ms, None, None)
         from scipy.special import stdtrit
 
-        design = _design(np.array([self.cost.of(arch)]), np.array([ms]), fit.with_offset)[0]
-        leverage = float(design @ fit.spread @ design)
+        leverage = float(fit.leverage(self._columns([arch]), np.array([ms]))[0])
         half = float(stdtrit(fit.freedom, 0.975)) * fit.sigma * (1 + leverage) ** 0.5
         return Estimate(ms, max(0.0, ms * (1 - half)), ms * (1 + half))
 
@@ -132,8 +137,7 @@ class Estimator:
             return (ms <= limit_ms).astype(np.float64)
         from scipy.special import stdtr
 
-        design = _design(self.cost(archs), ms, fit.with_offset)
-        leverage = np.einsum("ni,ij,nj->n", design, fit.spread, design)
+        leverage = fit.leverage(self._columns(archs), ms)
         away = (limit_ms / ms - 1) / (fit.sigma * np.sqrt(1 + leverage))
         probability: FloatArray = stdtr(fit.freedom, away)
         return probability
@@ -155,13 +159,8 @@ class Estimator:
         """Leave-one-out: relative error on each anchor, fitted on the others; at least two."""
         if len(self.anchors) < 2:
             return ()
-        errors = []
-        for left_out in range(len(self.anchors)):
-            rest = [n for n in range(len(self.anchors)) if n != left_out]
-            fit = _fit(self._sums[rest], self._ms[rest], self._weights[rest], self._lowest)
-            ms = fit.scale * self._sums[left_out] + fit.offset
-            errors.append(abs(float(ms / self._ms[left_out]) - 1))
-        return tuple(errors)
+        errors = leave_one_out(self._of_anchors, self._ms, self._weights, self._form)
+        return tuple(errors.tolist())
 
     def describe(self) -> str:
         """One line for people."""
@@ -173,15 +172,21 @@ class Estimator:
         if searched:
             networks += f" ({searched} measured during the search)"
         line = f"fitted on {networks}: {self.scale:.4g} x sum"
-        if self._fit.with_offset:
-            line += f" {'-' if self.offset < 0 else '+'} {abs(self.offset):.3g} ms"
+        for name, coefficient in self.coefficients.items():
+            each = "" if name == OFFSET else f" x {name}"
+            line += f" {'-' if coefficient < 0 else '+'} {abs(coefficient):.3g} ms{each}"
         if not self.loo_errors:
             return f"{line}, interval unknown"
         return f"{line}, leave-one-out median error {statistics.median(self.loo_errors):.2%}"
 
+    def _columns(self, archs: npt.NDArray[np.integer] | Sequence[Arch]) -> Columns:
+        """What is fitted, for each architecture."""
+        others = {name: cost(archs) for name, cost in self.corrections.items()}
+        return {"sum": self.cost(archs), OFFSET: np.ones(len(archs)), **others}
+
     @cached_property
-    def _sums(self) -> FloatArray:
-        return self.cost([anchor.arch for anchor in self.anchors])
+    def _of_anchors(self) -> Columns:
+        return self._columns([anchor.arch for anchor in self.anchors])
 
     @cached_property
     def _ms(self) -> FloatArray:
@@ -193,58 +198,40 @@ class Estimator:
         return np.array([max(1.0, of_table) if a.during_search else 1.0 for a in self.anchors])
 
     @cached_property
-    def _lowest(self) -> float:
-        return self.cost.range().low
+    def _form(self) -> tuple[str, ...]:
+        """What is fitted, chosen on the table's own anchors: a search does not change it."""
+        own = np.array([not anchor.during_search for anchor in self.anchors])
+        if own.sum() < _ENOUGH_TO_CHOOSE:
+            own[:] = True
+        columns = {name: column[own] for name, column in self._of_anchors.items()}
+        return choose_form(columns, self._ms[own], self._weights[own], self._makes_sense)
+
+    def _makes_sense(self, fit: Fit) -> bool:
+        """The scale is positive, and no network of the space takes less than nothing."""
+        return bool(fit.parameters[0] > 0) and self._calibrated_by(fit).range().low > 0
 
     @cached_property
-    def _fit(self) -> _Fit:
+    def _fit(self) -> Fit:
         if not self.anchors:
-            return _Fit(1.0, 0.0, False, None, 0, np.zeros((1, 1)))
-        return _fit(self._sums, self._ms, self._weights, self._lowest)
+            return UNFITTED
+        for form in (self._form, ()):
+            fit = fit_form(self._of_anchors, self._ms, self._weights, form)
+            if not form or self._makes_sense(fit):
+                break
+        return fit
 
 
-def _design(sums: FloatArray, ms: FloatArray, with_offset: bool) -> FloatArray:
-    """(n, parameters) what the parameters are multiplied by, as a share of the latency."""
-    columns = [sums / ms, 1 / ms] if with_offset else [sums / ms]
-    return np.stack(columns, axis=-1)
-
-
-def _fit(sums: FloatArray, ms: FloatArray, weights: FloatArray, lowest: float) -> _Fit:
-    """Weighted least squares on relative errors.
-
-    An offset is fitted from three networks on, if their sums differ by more than 5 %, since it
-    cannot be told from the scale otherwise, and if beside it the scale is positive and no network
-    of the space, down to the one with the `lowest` sum, takes less than nothing.
-    """
-    if sums.min() <= 0:
-        raise UsageError(
-            f"The operators of a measured network take {sums.min()} ms together, which is no "
-            "latency. Measure them again: nasdeploy profile"
-        )
-    if len(ms) >= 3 and sums.max() > _LEAST_SPREAD * sums.min():
-        fit = _solve(sums, ms, weights, with_offset=True)
-        if fit.scale > 0 and fit.scale * lowest + fit.offset > 0:
-            return fit
-    return _solve(sums, ms, weights, with_offset=False)
-
-
-def _solve(sums: FloatArray, ms: FloatArray, weights: FloatArray, *, with_offset: bool) -> _Fit:
-    design = _design(sums, ms, with_offset)
-    inverse = np.linalg.inv(design.T @ (weights[:, None] * design))
-    parameters = inverse @ (design.T @ weights)
-    residuals = design @ parameters - 1
-    freedom = len(ms) - len(parameters)
-    # The weights say where the line has to be right, not how exactly a network was measured, so
-    # each residual counts once, and the parameters' covariance is the sandwich of both.
-    spread = inverse @ (design.T @ (weights[:, None] ** 2 * design)) @ inverse
-    return _Fit(
-        scale=float(parameters[0]),
-        offset=float(parameters[1]) if with_offset else 0.0,
-        with_offset=with_offset,
-        sigma=float(np.sqrt(residuals @ residuals / freedom)) if freedom else None,
-        freedom=freedom,
-        spread=spread,
-    )
+def corrections_of(terms: Sequence[CostTerm], choices: Sequence[int]) -> dict[str, CompiledCost]:
+    """What `calibration` may fit beside the sum: elements that go into operators, and operators."""
+    keys = {key for term in terms for key in term.keys}
+    elements = {
+        key: float(sum(math.prod(shape) for shape in OpKey.parse(key).input_shapes)) for key in keys
+    }
+    counted = {ELEMENTS: elements, OPERATORS: dict.fromkeys(keys, 1.0)}
+    return {
+        name: CompiledCost.compile(terms, values, choices, what=f"number of {name}")
+        for name, values in counted.items()
+    }
 
 
 def estimator_for(
@@ -266,6 +253,7 @@ def estimator_for(
     """
     if statistic is None:
         statistic = table.default_statistic
+    terms = tuple(terms)
     threads = f" --threads {table.threads}" if table.threads is not None else ""
     cost = CompiledCost.compile(
         terms,
@@ -275,13 +263,14 @@ def estimator_for(
         hint=f"Measure them: nasdeploy profile --device {table.device} --runtime {table.runtime} "
         f"--precision {table.precision}{threads}",
     )
+    corrections = corrections_of(terms, choices)
     wanted = _comparable(deployment)
     anchors = [
         Measured(tuple(anchor.arch), _anchor_ms(anchor, statistic, table))
         for anchor in table.anchors
         if anchor.space == space_name and _comparable(anchor.deployment) == wanted
     ]
-    return Estimator(cost, tuple(anchors), statistic)
+    return Estimator(cost, tuple(anchors), statistic, corrections)
 
 
 def _anchor_ms(anchor: Anchor, statistic: str, table: LatencyTable) -> float:

@@ -232,7 +232,7 @@ def _fit(space: SearchSpace, table: LatencyTable, statistic: str) -> dict[str, A
         "deployment": deployment_of(space),
         "statistic": statistic,
         "scale": estimator.scale,
-        "offset_ms": estimator.offset,
+        "corrections_ms": dict(estimator.coefficients),
         "leave_one_out_errors_pct": [round(100 * error, 3) for error in estimator.loo_errors],
     }
 

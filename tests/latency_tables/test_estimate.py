@@ -53,14 +53,14 @@ def test_one_network_scales_the_sum_and_leaves_the_interval_unknown(cost: Compil
     estimator = Estimator(cost, (Measured(PROXYLESS_MOBILE, PROXYLESS_MOBILE_MS),))
     assert estimator(PROXYLESS_MOBILE).ms == pytest.approx(PROXYLESS_MOBILE_MS)
     assert estimator(PROXYLESS_MOBILE).low_ms is None
-    assert estimator.offset == 0
+    assert not estimator.coefficients
     assert estimator.describe() == "fitted on 1 network: 0.9339 x sum, interval unknown"
 
 
 def test_two_networks_scale_the_sum_with_a_wide_interval(cost: CompiledCost) -> None:
     estimator = Estimator(cost, measured(cost, networks(cost, 2, seed=1), noise=0.01))
     estimate = estimator(networks(cost, 1, seed=2)[0])
-    assert estimator.offset == 0
+    assert not estimator.coefficients
     assert estimate.low_ms is not None and estimate.high_ms is not None
     assert estimate.low_ms < 0.95 * estimate.ms < 1.05 * estimate.ms < estimate.high_ms
 
@@ -68,7 +68,7 @@ def test_two_networks_scale_the_sum_with_a_wide_interval(cost: CompiledCost) -> 
 def test_scale_and_offset_are_found_again(cost: CompiledCost) -> None:
     estimator = Estimator(cost, measured(cost, networks(cost, 8, seed=1), noise=0.0))
     assert estimator.scale == pytest.approx(0.8)
-    assert estimator.offset == pytest.approx(3.0)
+    assert estimator.coefficients == {"offset": pytest.approx(3.0)}
     assert max(estimator.loo_errors) < 1e-9
 
 
@@ -95,7 +95,7 @@ def test_a_population_one_network_and_the_compiled_cost_agree_to_the_last_bit(
     reach = estimator.range()
     assert reach.low == estimator(reach.lowest).ms
     # Two roundings of every cost to 2^-52 of the highest sum lie between the two ways.
-    expected = estimator.scale * cost(archs) + estimator.offset
+    expected = estimator.scale * cost(archs) + estimator.coefficients["offset"]
     np.testing.assert_allclose(estimator.population(archs), expected, rtol=1e-12)
 
 
@@ -140,7 +140,7 @@ def test_networks_that_take_alike_fit_no_offset(cost: CompiledCost) -> None:
     first = networks(cost, 1, seed=1)[0]
     anchors = tuple(Measured(first, 50.0 + n) for n in range(4))
     estimator = Estimator(cost, anchors)
-    assert estimator.offset == 0
+    assert not estimator.coefficients
     assert "ms," not in estimator.describe()
 
 
