@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasdeploy.device_agent.link import CHUNK_BYTES, CONNECT_S, Deadline, Link
+from nasdeploy.device_agent.link import CHUNK_BYTES, CONNECT_S, Deadline, Link, send_at_once
 from nasdeploy.device_agent.remote import RemoteDevice
 from nasdeploy.errors import CommandFailed, DeviceError, DeviceUnreachable
 
@@ -153,6 +153,7 @@ class _AdbLink:
             try:
                 connection.send_command(service)
                 connection.check_okay()
+                send_at_once(connection.conn)
                 yield connection.conn
             finally:
                 connection.conn.close()

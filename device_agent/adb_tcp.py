@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdeploy.device_agent.adb import ADVICE, FOLDERS
-from nasdeploy.device_agent.link import CONNECT_S, Deadline, Link, keep_alive, readable, still_open
+from nasdeploy.device_agent.link import (
+    CONNECT_S,
+    Deadline,
+    Link,
+    keep_alive,
+    readable,
+    send_at_once,
+    still_open,
+)
 from nasdeploy.device_agent.remote import RemoteDevice
 from nasdeploy.errors import CommandFailed, DeviceError, DeviceUnreachable
 
@@ -81,6 +89,7 @@ class _Socket:
     def connect(self, transport_timeout_s: float | None) -> None:
         self._socket = socket.create_connection(self._address, timeout=self.deadline.left_s())
         keep_alive(self._socket)
+        send_at_once(self._socket)
 
     def close(self) -> None:
         if self._socket:

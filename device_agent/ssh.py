@@ -23,6 +23,7 @@ from nasdeploy.device_agent.link import (
     Link,
     keep_alive,
     readable,
+    send_at_once,
     still_open,
 )
 from nasdeploy.device_agent.remote import RemoteDevice
@@ -195,6 +196,7 @@ def _connected(device: SshDevice) -> paramiko.SSHClient:
     transport = client.get_transport()
     if transport is not None and isinstance(transport.sock, socket.socket):
         keep_alive(transport.sock)
+        send_at_once(transport.sock)
     return client
 
 

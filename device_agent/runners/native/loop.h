@@ -109,6 +109,12 @@ inline std::string field(const char* name, const std::vector<int64_t>& numbers) 
   return quoted(name) + ":[" + list + "]";
 }
 
+inline std::string field(const char* name, double number) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.6f", number);
+  return quoted(name) + ":" + text;
+}
+
 inline std::string joined(std::initializer_list<std::string> fields) {
   std::string line;
   for (const std::string& part : fields) line += (line.empty() ? "" : ",") + part;
@@ -151,13 +157,13 @@ class Work {
     attempt(id, [&] {
       int64_t started = now_ns(CLOCK_MONOTONIC);
       std::unique_ptr<LoadedModel> model = runtime_.load(path);
-      double load_ms = static_cast<double>(now_ns(CLOCK_MONOTONIC) - started) / 1e6;
+      int64_t loaded = now_ns(CLOCK_MONOTONIC);
       model->run_untimed(warmups_);
+      int64_t warm = now_ns(CLOCK_MONOTONIC);
       models_[id] = std::move(model);
-      char number[32];
-      std::snprintf(number, sizeof number, "%.6f", load_ms);
       lines_.say(joined({field("event", "loaded"), field("model", id),
-                         quoted("load_ms") + ":" + number}));
+                         field("load_ms", static_cast<double>(loaded - started) / 1e6),
+                         field("warmup_ms", static_cast<double>(warm - loaded) / 1e6)}));
     });
   }
 
