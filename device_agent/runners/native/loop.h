@@ -237,7 +237,7 @@ class Work {
 inline std::string hello(const char* name, const Runtime& runtime, int64_t threads) {
   return joined({field("event", "hello"), field("runtime", name),
                  field("version", runtime.version()), field("threads", threads),
-                 field("pid", getpid())});
+                 field("pid", int64_t{getpid()})});
 }
 
 // Entry of a runner's process: JOB carries out a job, --version says the version.
