@@ -3,15 +3,16 @@
     python benchmarks/agent_overhead.py --json [--device local --device adb --device ssh]
 
 75 operators are measured as `nasdeploy profile` measures them: the 72 of ``mobile`` at 96 pixels
-and three of it at 112. The files
-are exported and the runner is built before; from there everything counts: the connection, pushing
-the runner, its library and the operators, what the device is asked before and after, starting,
-loading, and every line up to the last. ``overhead_pct`` is how much longer that takes than all
-inferences together, those of warm-ups and of rejected rounds among them, by the runner's own clock.
+and three of it at 112. The files are exported, the runner is built and Python's libraries are
+imported before; from there everything counts: the connection, pushing the runner, its library and
+the operators, what the device is asked before and after, starting, loading, and every line up to
+the last. ``overhead_pct`` is how much longer that takes than all inferences together, those of
+warm-ups and of rejected rounds among them, by the runner's own clock.
 
-``one_op_per_command`` is the same on another device of that kind, with a command for each operator
-that does all of its warm-ups and runs: as many as a whole session has, one after the other, so that
-they are faster than in rounds. ``against_one_op_per_command`` is its overhead over ours.
+``one_op_per_command`` is the same on another device of that kind, where each start is a command for
+each operator instead of one for all: as many starts, warm-ups and runs, and no rounds in which
+operators take turns, which would take a command for every visit.
+``against_one_op_per_command`` is its overhead over ours.
 
 ADB and SSH are Google's adbd and OpenSSH in namespaces of this machine (root; Debian's adbd, adb,
 openssh-server). So it means something only on an idle machine with two processors.
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +205,9 @@ def as_a_profile_does(
 
 
 def one_op_per_command(
-    device: Device, runner: Runner, graphs: Sequence[Graph], job: Job, rounds: int
+    device: Device, runner: Runner, graphs: Sequence[Graph], job: Job, *, runs: int, starts: int
 ) -> Cost:
-    """Each operator pushed and started by itself, all of its runs in that one command."""
+    """Each operator pushed and started by itself; `runs` of each, in so many starts."""
     spent_s, count = 0.0, 0
 
     def take(event: Event) -> None:
@@ -222,14 +223,15 @@ def one_op_per_command(
     runner.check(device)
     for graph in graphs:
         models = put_graphs(device, [graph])
-        run_job(
-            device,
-            runner,
-            models,
-            Job(threads=job.threads, warmups=job.warmups, rounds=[[graph.id] * rounds]),
-            timeout_s=START_TIMEOUT_S,
-            on_event=take,
-        )
+        for _ in range(starts):
+            run_job(
+                device,
+                runner,
+                models,
+                replace(job, rounds=[[graph.id] * round(runs / starts)]),
+                timeout_s=START_TIMEOUT_S,
+                on_event=take,
+            )
     return Cost(time.perf_counter() - began, spent_s, count)
 
 
@@ -242,11 +244,16 @@ def overhead(
         folder = Path(name)
         with DEVICES[kind](folder / "rounds") as device:
             ours, told = as_a_profile_does(device, runner, graphs, config, folder / "journal.jsonl")
-        rounds = (told["rounds"] + told["rejected_rounds"]) * config.passes
         # a runner knows what it has pushed where by the device's name
         with DEVICES[kind](folder / "commands") as device:
-            job = Job(threads=config.threads, warmups=config.warmups)
-            theirs = one_op_per_command(device, open_runner(runtime), graphs[2:], job, rounds)
+            theirs = one_op_per_command(
+                device,
+                open_runner(runtime),
+                graphs,
+                Job(threads=config.threads, warmups=config.warmups),
+                runs=(told["rounds"] + told["rejected_rounds"]) * config.passes,
+                starts=told["starts"],
+            )
     ratio = theirs.overhead_pct / ours.overhead_pct
     return {
         "device": kind,
@@ -278,6 +285,9 @@ def main() -> None:
         min_samples=profile.min_samples,
         min_duration_s=profile.min_duration_s,
     )
+    import adbutils  # noqa: F401, as what comes with the program
+    import paramiko  # noqa: F401
+
     # the boxes with the daemons are the tests'
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
     for kind in arguments.device or DEVICES:

@@ -15,7 +15,7 @@ import contextlib
 import io
 import socket
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,10 +187,11 @@ class _AdbTcpLink:
                     yield 1, b""
                 chunk = next(chunks, None)
 
-    def send(self, local: Path, remote: str, deadline: Deadline) -> None:
+    def send(self, files: Sequence[tuple[Path, str]], deadline: Deadline) -> None:
         self._socket.deadline = deadline
         with self._errors():
-            self._client.push(str(local), remote, st_mode=0o100644, read_timeout_s=_FOREVER_S)
+            for local, remote in files:
+                self._client.push(str(local), remote, st_mode=0o100644, read_timeout_s=_FOREVER_S)
 
     def fetch(self, remote: str, take: Callable[[bytes], None], deadline: Deadline) -> None:
         self._socket.deadline = deadline

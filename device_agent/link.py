@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -96,8 +96,8 @@ class Link(Protocol):
         """
         ...
 
-    def send(self, local: Path, remote: str, deadline: Deadline) -> None:
-        """Write a file. `CommandFailed` with the device's reason when it refuses."""
+    def send(self, files: Sequence[tuple[Path, str]], deadline: Deadline) -> None:
+        """Write files. `CommandFailed` with the device's reason when it refuses one."""
         ...
 
     def fetch(self, remote: str, take: Callable[[bytes], None], deadline: Deadline) -> None:

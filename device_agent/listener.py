@@ -70,7 +70,10 @@ class Listener:
         for model in self._models:
             if model not in self._load_ms and model not in self._log.failures:
                 return f"while loading {model}"
-        return f"at {self._next[1]} in round {self._next[0]}" if self._next else "at its end"
+        if not self._next:
+            return "at its end"
+        # samples come a little late, so that it may have been further
+        return f"in round {self._next[0]}, at {self._next[1]} or soon after it"
 
     def _on_failure(self, event: ModelFailed) -> None:
         if event.model in self._models[:2]:

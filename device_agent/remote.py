@@ -158,8 +158,8 @@ class RemoteDevice(ABC):
                 f"{self.name} is being used by another nasdeploy, which has {others[0]} under way "
                 "there. Wait for it to end, and run the same command again."
             )
-        said = self._tell([scripts.CLEAN, "sh", base], 10 * _ASK_S)
-        if said != "gone":
+        done = self.run(["sh", "-c", scripts.CLEAN, "sh", base], timeout_s=10 * _ASK_S)
+        if (said := (done.stdout or done.stderr).strip()) != "gone":
             raise CommandFailed(f"{base} on {self.name} could not be removed: {said[:200]}")
         self._base = None
 
@@ -342,10 +342,10 @@ class RemoteDevice(ABC):
         """All of them under other names first, then each in its place, if it came as it was."""
         parts = [f"{self._meet()}/run/{self._owner.new_name()}.part" for _ in copies]
         words: list[str] = []
+        for copy, part in zip(copies, parts, strict=True):
+            words += (part, f"{self.workdir}/{copy.below}", copy.sha256, copy.mode)
         try:
-            for copy, part in zip(copies, parts, strict=True):
-                self._send(copy.local, part, seconds)
-                words += (part, f"{self.workdir}/{copy.below}", copy.sha256, copy.mode)
+            self._send([(c.local, part) for c, part in zip(copies, parts, strict=True)], seconds)
             done = self.run(["sh", "-c", scripts.PLACE, "sh", *words], timeout_s=seconds)
             if reason := why_not_placed(copies, done):
                 raise CommandFailed(f"{self.name} did not take {reason}")
@@ -355,13 +355,14 @@ class RemoteDevice(ABC):
                 self._raise_if_full(sum(copy.size_bytes for copy in copies))
             raise
 
-    def _send(self, local: Path, part: str, seconds: float) -> None:
+    def _send(self, files: Sequence[tuple[Path, str]], seconds: float) -> None:
         try:
             with self._using_link() as link:
-                link.send(local, part, Deadline(seconds))
+                link.send(files, Deadline(seconds))
         except TimeoutError:
             raise DeviceUnreachable(
-                f"{self.name} took more than {seconds:.0f} s for {local}: the connection hangs."
+                f"{self.name} took more than {seconds:.0f} s for {len(files)} file(s), the first "
+                f"{files[0][0]}: the connection hangs."
             ) from None
 
     def _fetch(self, path: str, local: Path, size: int, deadline: Deadline) -> None:
@@ -379,11 +380,6 @@ class RemoteDevice(ABC):
                 raise DeviceUnreachable(
                     f"{self.name} did not give {path} in time: the connection hangs."
                 ) from None
-
-    def _tell(self, arguments: Sequence[str], seconds: float) -> str:
-        """Run one of our scripts as any command; its one line of answer."""
-        done = self.run(["sh", "-c", *arguments], timeout_s=seconds)
-        return (done.stdout or done.stderr).strip()
 
     def _throw_away(self, parts: Sequence[str]) -> None:
         """Half-pushed files; if they can't be removed now, the next meeting does it."""
