@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import stat
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasdeploy.device_agent.link import CHUNK_BYTES, CONNECT_S, Deadline, Link
+from nasdeploy.device_agent.link import CHUNK_BYTES, CONNECT_S, Deadline, Link, send_at_once
 from nasdeploy.device_agent.remote import RemoteDevice
 from nasdeploy.errors import CommandFailed, DeviceError, DeviceUnreachable
 
@@ -153,6 +153,7 @@ class _AdbLink:
             try:
                 connection.send_command(service)
                 connection.check_okay()
+                send_at_once(connection.conn)
                 yield connection.conn
             finally:
                 connection.conn.close()
@@ -172,21 +173,16 @@ class _AdbLink:
                 if kind in (_STDOUT, _STDERR) and data:
                     yield kind, data
 
-    def send(self, local: Path, remote: str, deadline: Deadline) -> None:
-        mode = stat.S_IFREG | 0o644
-        with self._service("sync:") as connection, local.open("rb") as file:
-            try:
-                _sync_request(connection, b"SEND", f"{remote},{mode}".encode(), deadline)
-                while chunk := file.read(CHUNK_BYTES):
-                    _sync_request(connection, b"DATA", chunk, deadline)
-                _write(
-                    connection, struct.pack("<4sI", b"DONE", int(local.stat().st_mtime)), deadline
-                )
-            except ConnectionError:
-                # a device that refuses says why before it hangs up
+    def send(self, files: Sequence[tuple[Path, str]], deadline: Deadline) -> None:
+        with self._service("sync:") as connection:
+            for local, remote in files:
+                try:
+                    _write_file(connection, local, remote, deadline)
+                except ConnectionError:
+                    # a device that refuses says why before it hangs up
+                    self._raise_refusal(connection, deadline)
+                    raise
                 self._raise_refusal(connection, deadline)
-                raise
-            self._raise_refusal(connection, deadline)
 
     def _raise_refusal(self, connection: socket.socket, deadline: Deadline) -> None:
         answer, size = struct.unpack("<4sI", _exactly(connection, 8, deadline))
@@ -210,6 +206,15 @@ class _AdbLink:
                     reason = data.decode(errors="replace")
                     raise CommandFailed(f"{self._name} gave no file: {reason}.")
                 take(data)
+
+
+def _write_file(connection: socket.socket, local: Path, remote: str, deadline: Deadline) -> None:
+    mode = stat.S_IFREG | 0o644
+    with local.open("rb") as file:
+        _sync_request(connection, b"SEND", f"{remote},{mode}".encode(), deadline)
+        while chunk := file.read(CHUNK_BYTES):
+            _sync_request(connection, b"DATA", chunk, deadline)
+    _write(connection, struct.pack("<4sI", b"DONE", int(local.stat().st_mtime)), deadline)
 
 
 def _sync_request(connection: socket.socket, name: bytes, data: bytes, deadline: Deadline) -> None:

@@ -15,12 +15,20 @@ import contextlib
 import io
 import socket
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdeploy.device_agent.adb import ADVICE, FOLDERS
-from nasdeploy.device_agent.link import CONNECT_S, Deadline, Link, keep_alive, readable, still_open
+from nasdeploy.device_agent.link import (
+    CONNECT_S,
+    Deadline,
+    Link,
+    keep_alive,
+    readable,
+    send_at_once,
+    still_open,
+)
 from nasdeploy.device_agent.remote import RemoteDevice
 from nasdeploy.errors import CommandFailed, DeviceError, DeviceUnreachable
 
@@ -81,6 +89,7 @@ class _Socket:
     def connect(self, transport_timeout_s: float | None) -> None:
         self._socket = socket.create_connection(self._address, timeout=self.deadline.left_s())
         keep_alive(self._socket)
+        send_at_once(self._socket)
 
     def close(self) -> None:
         if self._socket:
@@ -178,10 +187,11 @@ class _AdbTcpLink:
                     yield 1, b""
                 chunk = next(chunks, None)
 
-    def send(self, local: Path, remote: str, deadline: Deadline) -> None:
+    def send(self, files: Sequence[tuple[Path, str]], deadline: Deadline) -> None:
         self._socket.deadline = deadline
         with self._errors():
-            self._client.push(str(local), remote, st_mode=0o100644, read_timeout_s=_FOREVER_S)
+            for local, remote in files:
+                self._client.push(str(local), remote, st_mode=0o100644, read_timeout_s=_FOREVER_S)
 
     def fetch(self, remote: str, take: Callable[[bytes], None], deadline: Deadline) -> None:
         self._socket.deadline = deadline

@@ -72,6 +72,10 @@ class Device(Protocol):
         """Copy a file to `remote`; it is there whole, checked by hash, or not at all."""
         ...
 
+    def push_all(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Copy each of the files as `push` does; behind a cable far sooner than one by one."""
+        ...
+
     def pull(self, remote: str, local: Path) -> None: ...
 
     def run(

@@ -33,27 +33,40 @@ FREE_KIB = """
 df -P -k "$1" | { read -r head; read -r disk size used free rest; echo "$free"; }
 """
 
-# $1 folder, $2 path below it: no part of the path may be a link, which could lead elsewhere
+# $1 folder, the others paths below it: no part of a path may be a link, which could lead elsewhere
 LOOK = """
-set -f; IFS=/
-p=$1
-for part in $2; do
-  p=$p/$part
-  if [ -L "$p" ]; then echo link; exit; fi
+set -f
+f=$1; shift
+for below; do
+  p=$f link=
+  IFS=/
+  for part in $below; do
+    p=$p/$part
+    if [ -L "$p" ]; then link=yes; break; fi
+  done
+  unset IFS
+  if [ "$link" ]; then echo link
+  elif [ -d "$p" ]; then echo folder
+  elif [ ! -f "$p" ]; then echo absent
+  else
+    size=$(wc -c < "$p")
+    hash=$(sha256sum < "$p")
+    echo file $size ${hash%% *}
+  fi
 done
-unset IFS
-if [ -d "$p" ]; then echo folder; exit; fi
-if [ ! -f "$p" ]; then echo absent; exit; fi
-size=$(wc -c < "$p")
-hash=$(sha256sum < "$p")
-echo file $size ${hash%% *}
 """
 
-# $1 what was sent, $2 where it belongs, $3 its sha256, $4 mode
+# for each file: what was sent, where it belongs, its sha256, mode; ends at the first that fails
 PLACE = """
-hash=$(sha256sum < "$1")
-if [ "${hash%% *}" != "$3" ]; then rm -f "$1"; echo "sha256 ${hash%% *}"; exit; fi
-mkdir -p "${2%/*}" && chmod "$4" "$1" && mv -f "$1" "$2" && echo placed
+while [ $# -gt 0 ]; do
+  hash=$(sha256sum < "$1")
+  if [ "${hash%% *}" != "$3" ]; then rm -f "$1"; echo "sha256 ${hash%% *}"; exit; fi
+  [ -d "${2%/*}" ] || mkdir -p "${2%/*}" || exit
+  [ "$4" = 644 ] || chmod "$4" "$1" || exit
+  mv -f "$1" "$2" || exit
+  echo placed
+  shift 4
+done
 """
 
 # $1 our folder

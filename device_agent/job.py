@@ -51,12 +51,10 @@ class Job:
 
 def put_graphs(device: Device, graphs: Sequence[Graph]) -> list[dict[str, str]]:
     """Push what isn't there yet, named by content; returns the ``models`` of a job."""
-    models = []
-    for graph in graphs:
-        remote = f"{device.workdir}/models/{graph.sha256[:32]}{graph.path.suffix}"
-        device.push(graph.path, remote)
-        models.append({"id": graph.id, "path": remote})
-    return models
+    folder = f"{device.workdir}/models"
+    remote = [f"{folder}/{graph.sha256[:32]}{graph.path.suffix}" for graph in graphs]
+    device.push_all([(graph.path, path) for graph, path in zip(graphs, remote, strict=True)])
+    return [{"id": graph.id, "path": path} for graph, path in zip(graphs, remote, strict=True)]
 
 
 def run_job(

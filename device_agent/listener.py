@@ -35,6 +35,7 @@ class Listener:
         self._passes = passes
         self._on_round = on_round
         self._load_ms: dict[str, float] = {}
+        self._warmup_ms = 0.0
         self._expected = self._visits()
         self._next = next(self._expected, None)
         self._samples: dict[str, list[Sample]] = {}
@@ -52,13 +53,14 @@ class Listener:
                 self._log.start(event)
             case Loaded():
                 self._load_ms[event.model] = event.load_ms
+                self._warmup_ms += event.warmup_ms
                 self._round_began = time.monotonic()
             case ModelFailed():
                 self._on_failure(event)
             case Sample():
                 self._on_sample(event)
             case Bye():
-                self._log.stop(event.peak_rss_bytes, self._load_ms)
+                self._log.stop(event.peak_rss_bytes, self._load_ms, self._warmup_ms)
             case _:
                 raise CommandFailed(f"The runner sent {event}, which nobody asked for.")
 
@@ -68,7 +70,10 @@ class Listener:
         for model in self._models:
             if model not in self._load_ms and model not in self._log.failures:
                 return f"while loading {model}"
-        return f"at {self._next[1]} in round {self._next[0]}" if self._next else "at its end"
+        if not self._next:
+            return "at its end"
+        # samples come a little late, so that it may have been further
+        return f"in round {self._next[0]}, at {self._next[1]} or soon after it"
 
     def _on_failure(self, event: ModelFailed) -> None:
         if event.model in self._models[:2]:

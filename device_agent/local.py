@@ -70,6 +70,10 @@ class LocalDevice:
                     f"{local} changed while it was copied to {target}. Run the command again."
                 )
 
+    def push_all(self, files: Sequence[tuple[Path, str]]) -> None:
+        for local, remote in files:
+            self.push(local, remote)
+
     def pull(self, remote: str, local: Path) -> None:
         source = self._inside(remote)
         if not source.is_file():

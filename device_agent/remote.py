@@ -8,7 +8,6 @@ Nothing else is written, and nothing outside is ever removed.
 from __future__ import annotations
 
 import contextlib
-import os
 import posixpath
 import time
 from abc import ABC, abstractmethod
@@ -23,6 +22,7 @@ from nasdeploy.device_agent.identify import IDENTIFY, parse_identity
 from nasdeploy.device_agent.link import Deadline, Link
 from nasdeploy.device_agent.owner import Owner, is_name, is_over
 from nasdeploy.device_agent.process import Output
+from nasdeploy.device_agent.pushing import Copy, batches, copy_of, why_not_placed
 from nasdeploy.device_agent.shell import Reply, command_line, kill_script, new_token, plain_line
 from nasdeploy.errors import (
     CommandFailed,
@@ -75,39 +75,26 @@ class RemoteDevice(ABC):
         return parse_identity(done.stdout, device=self.name)
 
     def push(self, local: Path, remote: str) -> None:
-        """Copy a file; one that is there with the same content already is left as it is.
+        self.push_all([(local, remote)])
+
+    def push_all(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Copy files; one that is there with the same content already is left as it is.
 
         Raises: `OutOfResources` when the device is full, `CommandFailed` when what is there
             afterwards is not what was sent.
         """
-        base, below = self._meet(), self._below(remote)
-        digest, size = durable.sha256_file(local), local.stat().st_size
-        deadline_s = _ASK_S + size / _SLOWEST_BYTES_PER_S
-        if self._look(below, deadline_s) == f"file {size} {digest}":
-            return
-        part = f"{base}/run/{self._owner.new_name()}.part"
-        mode = "755" if os.access(local, os.X_OK) else "644"
-        try:
-            self._send(local, part, deadline_s)
-            argv = [scripts.PLACE, "sh", part, f"{base}/files/{below}", digest, mode]
-            said = self._tell(argv, deadline_s)
-        except NasdeployError as error:
-            self._throw_away(part)
-            if isinstance(error, CommandFailed):
-                self._raise_if_full(size)
-            raise
-        if said != "placed":
-            self._raise_if_full(size)
-            raise CommandFailed(
-                f"{self.name} did not take {local}: {said[:200] or 'it says nothing'}. What was "
-                "sent has another sha256 than what it says is there; nothing was put in place. "
-                "Try another cable or another storage, and run the command again."
-            )
+        for batch in batches(copy_of(local, self._below(remote)) for local, remote in files):
+            seconds = _ASK_S + sum(copy.size_bytes for copy in batch) / _SLOWEST_BYTES_PER_S
+            there = self._look([copy.below for copy in batch], seconds)
+            absent = [c for c, said in zip(batch, there, strict=True) if not c.is_what(said)]
+            if absent:
+                self._put(absent, seconds)
 
     def pull(self, remote: str, local: Path) -> None:
         """Copy a file back; what came has the sha256 that the device said before."""
         below = self._below(remote)
-        kind, _, rest = self._look(below, _ASK_S).partition(" ")
+        (said,) = self._look([below], _ASK_S)
+        kind, _, rest = said.partition(" ")
         size, _, digest = rest.partition(" ")
         if kind != "file" or not size.isdecimal():
             raise CommandFailed(f"There is no file {self.workdir}/{below} on {self.name}.")
@@ -171,8 +158,8 @@ class RemoteDevice(ABC):
                 f"{self.name} is being used by another nasdeploy, which has {others[0]} under way "
                 "there. Wait for it to end, and run the same command again."
             )
-        said = self._tell([scripts.CLEAN, "sh", base], 10 * _ASK_S)
-        if said != "gone":
+        done = self.run(["sh", "-c", scripts.CLEAN, "sh", base], timeout_s=10 * _ASK_S)
+        if (said := (done.stdout or done.stderr).strip()) != "gone":
             raise CommandFailed(f"{base} on {self.name} could not be removed: {said[:200]}")
         self._base = None
 
@@ -337,22 +324,45 @@ class RemoteDevice(ABC):
             "written and read."
         )
 
-    def _look(self, below: str, seconds: float) -> str:
-        """``file SIZE SHA256``, ``absent``; a link on the way or a folder there is refused."""
-        said = self._tell([scripts.LOOK, "sh", self.workdir, below], seconds)
-        if said == "link":
-            raise self._outside(below)
-        if said == "folder":
-            raise UsageError(f"{self.workdir}/{below} on {self.name} is a folder.")
-        return said
+    def _look(self, below: Sequence[str], seconds: float) -> list[str]:
+        """Of each ``file SIZE SHA256`` or ``absent``; a link on the way or a folder is refused."""
+        done = self.run(["sh", "-c", scripts.LOOK, "sh", self.workdir, *below], timeout_s=seconds)
+        found = done.stdout.splitlines()
+        if len(found) != len(below):
+            said = (done.stdout or done.stderr)[:200]
+            raise CommandFailed(f"{self.name} does not tell what it has: {said!r}")
+        for path, said in zip(below, found, strict=True):
+            if said == "link":
+                raise self._outside(path)
+            if said == "folder":
+                raise UsageError(f"{self.workdir}/{path} on {self.name} is a folder.")
+        return found
 
-    def _send(self, local: Path, part: str, seconds: float) -> None:
+    def _put(self, copies: Sequence[Copy], seconds: float) -> None:
+        """All of them under other names first, then each in its place, if it came as it was."""
+        parts = [f"{self._meet()}/run/{self._owner.new_name()}.part" for _ in copies]
+        words: list[str] = []
+        for copy, part in zip(copies, parts, strict=True):
+            words += (part, f"{self.workdir}/{copy.below}", copy.sha256, copy.mode)
+        try:
+            self._send([(c.local, part) for c, part in zip(copies, parts, strict=True)], seconds)
+            done = self.run(["sh", "-c", scripts.PLACE, "sh", *words], timeout_s=seconds)
+            if reason := why_not_placed(copies, done):
+                raise CommandFailed(f"{self.name} did not take {reason}")
+        except NasdeployError as error:
+            self._throw_away(parts)
+            if isinstance(error, CommandFailed):
+                self._raise_if_full(sum(copy.size_bytes for copy in copies))
+            raise
+
+    def _send(self, files: Sequence[tuple[Path, str]], seconds: float) -> None:
         try:
             with self._using_link() as link:
-                link.send(local, part, Deadline(seconds))
+                link.send(files, Deadline(seconds))
         except TimeoutError:
             raise DeviceUnreachable(
-                f"{self.name} took more than {seconds:.0f} s for {local}: the connection hangs."
+                f"{self.name} took more than {seconds:.0f} s for {len(files)} file(s), the first "
+                f"{files[0][0]}: the connection hangs."
             ) from None
 
     def _fetch(self, path: str, local: Path, size: int, deadline: Deadline) -> None:
@@ -371,15 +381,10 @@ class RemoteDevice(ABC):
                     f"{self.name} did not give {path} in time: the connection hangs."
                 ) from None
 
-    def _tell(self, arguments: Sequence[str], seconds: float) -> str:
-        """Run one of our scripts as any command; its one line of answer."""
-        done = self.run(["sh", "-c", *arguments], timeout_s=seconds)
-        return (done.stdout or done.stderr).strip()
-
-    def _throw_away(self, part: str) -> None:
-        """A half-pushed file; if it can't be removed now, the next meeting does it."""
+    def _throw_away(self, parts: Sequence[str]) -> None:
+        """Half-pushed files; if they can't be removed now, the next meeting does it."""
         with contextlib.suppress(NasdeployError, OSError):
-            self._ask('rm -f "$1"', part, seconds=_ALIVE_S)
+            self._ask('rm -f "$@"', *parts, seconds=_ALIVE_S)
 
     def _raise_if_full(self, size: int) -> None:
         with contextlib.suppress(DeviceError, ValueError):

@@ -174,10 +174,13 @@ class SessionLog:
         self.failures[model] = message
         self._append("failed", model=model, message=message)
 
-    def stop(self, peak_rss_bytes: int, load_ms: Mapping[str, float]) -> None:
+    def stop(self, peak_rss_bytes: int, load_ms: Mapping[str, float], warmup_ms: float) -> None:
+        """The end of a start; `warmup_ms` is what the warm-ups of all its graphs took."""
         self.peak_rss_bytes = max(self.peak_rss_bytes, peak_rss_bytes)
         self.load_ms = dict(load_ms)
-        self._append("stop", peak_rss_bytes=peak_rss_bytes, load_ms=self.load_ms)
+        self._append(
+            "stop", peak_rss_bytes=peak_rss_bytes, load_ms=self.load_ms, warmup_ms=warmup_ms
+        )
 
     def end(self, condition: Condition) -> None:
         self.conditions.append(condition.to_json())

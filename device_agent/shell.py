@@ -57,7 +57,7 @@ exec 3<&-
 wait $g
 r=$?
 kill -s KILL -- -$g
-kill $w
+kill -s KILL $w  # mksh, just forked, takes a TERM and forgets it
 trap "" PIPE
 if [ "$how" = file ]; then echo "$t stderr"; tail -c 65536 "$f.err"; fi
 rm -f "$f.group" "$f.err"

@@ -167,6 +167,10 @@ class SimulatedDevice:
             )
         self._local.push(local, remote)
 
+    def push_all(self, files: Sequence[tuple[Path, str]]) -> None:
+        for local, remote in files:
+            self.push(local, remote)
+
     def pull(self, remote: str, local: Path) -> None:
         self._fault("pull")
         self._local.pull(remote, local)

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import shlex
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from nasdeploy.device_agent.link import (
     Link,
     keep_alive,
     readable,
+    send_at_once,
     still_open,
 )
 from nasdeploy.device_agent.remote import RemoteDevice
@@ -98,16 +99,14 @@ class _SshLink:
             finally:
                 channel.close()
 
-    def send(self, local: Path, remote: str, deadline: Deadline) -> None:
-        with (
-            self._transfer("took no file") as (sftp, channel),
-            local.open("rb") as file,
-            sftp.open(remote, "wb") as target,
-        ):
-            target.set_pipelined(True)
-            while chunk := file.read(CHUNK_BYTES // 2):
-                channel.settimeout(deadline.left_s())
-                target.write(chunk)
+    def send(self, files: Sequence[tuple[Path, str]], deadline: Deadline) -> None:
+        with self._transfer("took no file") as (sftp, channel):
+            for local, remote in files:
+                with local.open("rb") as file, sftp.open(remote, "wb") as target:
+                    target.set_pipelined(True)
+                    while chunk := file.read(CHUNK_BYTES // 2):
+                        channel.settimeout(deadline.left_s())
+                        target.write(chunk)
 
     def fetch(self, remote: str, take: Callable[[bytes], None], deadline: Deadline) -> None:
         with self._transfer("gave no file") as (sftp, channel), sftp.open(remote, "rb") as source:
@@ -195,6 +194,7 @@ def _connected(device: SshDevice) -> paramiko.SSHClient:
     transport = client.get_transport()
     if transport is not None and isinstance(transport.sock, socket.socket):
         keep_alive(transport.sock)
+        send_at_once(transport.sock)
     return client
 
 

@@ -1,10 +1,11 @@
 """Runners: how one runtime is started on a device.
 
 A runner is a process of its own. It is started with the path of a *job*, a JSON file, and prints
-JSON lines, each flushed as soon as it is known::
+JSON lines, each flushed as soon as it is known; samples may wait 20 ms for one another, and none
+longer than its round::
 
     {"event": "hello", "runtime": "litert", "version": "2.3.0", "threads": 1, "pid": 4711}
-    {"event": "loaded", "model": "op12", "load_ms": 3.1}
+    {"event": "loaded", "model": "op12", "load_ms": 3.1, "warmup_ms": 0.5}
     {"event": "sample", "round": 0, "model": "op12", "wall_ns": [51230], "thread_ns": [51100]}
     {"event": "outputs", "model": "net", "paths": ["/.../y0.npy"]}
     {"event": "error", "model": "op12", "message": "..."}

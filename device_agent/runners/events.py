@@ -23,8 +23,11 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
+    """`warmup_ms` is what all of its warm-ups took together."""
+
     model: str
     load_ms: float
+    warmup_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,9 @@ def _typed(fields: dict[str, Any]) -> Event:
                 _count(fields["pid"]),
             )
         case "loaded":
-            load_ms = float(fields["load_ms"])
-            if not math.isfinite(load_ms) or load_ms < 0:
-                raise ValueError(f"a load time of {load_ms}")
-            return Loaded(_text(fields["model"]), load_ms)
+            return Loaded(
+                _text(fields["model"]), _duration(fields["load_ms"]), _duration(fields["warmup_ms"])
+            )
         case "sample":
             wall = tuple(_count(value) for value in fields["wall_ns"])
             thread = fields["thread_ns"]
@@ -103,6 +105,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} where a text belongs")
     return value
+
+
+def _duration(value: Any) -> float:
+    milliseconds = float(value)
+    if not math.isfinite(milliseconds) or milliseconds < 0:
+        raise ValueError(f"a time of {milliseconds} ms")
+    return milliseconds
 
 
 def _count(value: Any) -> int:

@@ -129,14 +129,16 @@ class _Work:
         try:
             loaded = self._runtime.load(path)
             load_ms = (time.perf_counter_ns() - started) / 1e6
+            warming = time.perf_counter_ns()
             for _ in range(self._job["warmups"]):
                 loaded.prepare()
                 loaded.run()
+            warmup_ms = (time.perf_counter_ns() - warming) / 1e6
         except Exception as error:
             self._fail(model, error)
             return
         self._models[model] = loaded
-        _print(self._lines, event="loaded", model=model, load_ms=load_ms)
+        _print(self._lines, event="loaded", model=model, load_ms=load_ms, warmup_ms=warmup_ms)
 
     def _visit(self, number: int, model: str) -> None:
         loaded = self._models.get(model)

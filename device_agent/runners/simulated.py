@@ -28,10 +28,8 @@ def main(spec: dict[str, Any], job: dict[str, Any]) -> None:
         threads=job["threads"],
         pid=os.getpid(),
     )
-    failed = {model["id"] for model in job["models"] if not simulation.load(model["id"])}
-    for model in job["models"]:
-        if model["id"] not in failed:
-            simulation.pass_time([simulation.base_ns(model["id"], 0)] * job["warmups"])
+    warmups = job["warmups"]
+    failed = {model["id"] for model in job["models"] if not simulation.load(model["id"], warmups)}
     for number, order in enumerate(job["rounds"], start=job["first_round"]):
         for place, model in enumerate(order):
             if model not in failed:
@@ -50,11 +48,13 @@ class _Simulation:
         self._threads = threads
         self._owed_s = 0.0
 
-    def load(self, model: str) -> bool:
+    def load(self, model: str, warmups: int) -> bool:
         if model not in self._latencies_ms:
             _say(event="error", model=model, message="the simulated device has no latency for it")
             return False
-        _say(event="loaded", model=model, load_ms=0.0)
+        runs_ns = [self.base_ns(model, 0)] * warmups
+        self.pass_time(runs_ns)
+        _say(event="loaded", model=model, load_ms=0.0, warmup_ms=sum(runs_ns) / 1e6)
         return True
 
     def base_ns(self, model: str, round_number: int) -> float:

@@ -63,15 +63,6 @@ def graph(onnx_files: Path) -> Callable[[str], Graph]:
     return lambda name: Graph(name, onnx_files / f"{name}.onnx")
 
 
-@pytest.fixture(scope="session")
-def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Native runners and fetched wheels, made once for all tests."""
-    folder = tmp_path_factory.mktemp("builds")
-    for name in ("runners", "wheels"):
-        (folder / name).mkdir()
-    return folder
-
-
 @pytest.fixture
 def local(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> LocalDevice:
     """This machine with folders of its own, so that tests neither wait for nor disturb a user."""

@@ -20,7 +20,7 @@ def say(**event: object) -> None:
 
 say(event="hello", runtime="onnxruntime", version="1", threads=job["threads"], pid=os.getpid())
 for entry in job["models"]:
-    say(event="loaded", model=entry["id"], load_ms=1.0)
+    say(event="loaded", model=entry["id"], load_ms=1.0, warmup_ms=0.5)
 for number, order in enumerate(job["rounds"], start=job["first_round"]):
     if script == "swap":
         order.reverse()

@@ -55,6 +55,18 @@ def test_a_push_replaces_what_was_there(device: Device, file: Path, tmp_path: Pa
     assert (tmp_path / "back.bin").read_bytes() == b"another"
 
 
+def test_many_files_are_pushed_at_once(device: Device, tmp_path: Path) -> None:
+    files = []
+    for number in range(90):
+        (tmp_path / f"{number}.bin").write_text(f"it is {number}")
+        remote = f"{device.workdir}/{'ab'[number % 2]}/{number}.bin"
+        files.append((tmp_path / f"{number}.bin", remote))
+    device.push(files[3][0], files[4][1])
+    device.push_all(files)
+    found = device.run(["cat", *(remote for _, remote in files)], timeout_s=10).stdout
+    assert found == "".join(f"it is {number}" for number in range(90))
+
+
 def test_what_is_there_already_is_not_written_again(device: Device, file: Path) -> None:
     remote = f"{device.workdir}/x.bin"
     device.push(file, remote)

@@ -20,7 +20,7 @@ GOOD = {
     '{"event":"hello","runtime":"litert","version":"2.3.0","threads":1,"pid":4711}': Hello(
         "litert", "2.3.0", 1, 4711
     ),
-    '{"event":"loaded","model":"a","load_ms":3.5}': Loaded("a", 3.5),
+    '{"event":"loaded","model":"a","load_ms":3.5,"warmup_ms":2}': Loaded("a", 3.5, 2.0),
     '{"event":"sample","round":2,"model":"a","wall_ns":[5,6],"thread_ns":null}': Sample(
         2, "a", (5, 6), None
     ),
@@ -45,8 +45,10 @@ def test_a_line_of_the_protocol_is_read(line: str) -> None:
         '{"event":"sample","round":0',
         '{"event":"who"}',
         '{"event":"bye"}',
-        '{"event":"loaded","model":"a","load_ms":NaN}',
-        '{"event":"loaded","model":7,"load_ms":1}',
+        '{"event":"loaded","model":"a","load_ms":NaN,"warmup_ms":1}',
+        '{"event":"loaded","model":"a","load_ms":1,"warmup_ms":-1}',
+        '{"event":"loaded","model":"a","load_ms":1}',
+        '{"event":"loaded","model":7,"load_ms":1,"warmup_ms":1}',
         SAMPLE % ("[-1]", "null"),
         SAMPLE % ("[NaN]", "null"),
         SAMPLE % ("[Infinity]", "null"),

@@ -308,6 +308,32 @@ def test_a_push_that_is_cut_anywhere_leaves_all_or_nothing(
     assert_nothing_is_left(device, box)
 
 
+def test_of_many_files_none_is_there_by_half_after_a_cut(
+    device: RemoteDevice, box: Box, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "small.bin").write_bytes(b"small")
+    files = [
+        (tmp_path / "small.bin", f"{device.workdir}/small.bin"),
+        (file, f"{device.workdir}/large.bin"),
+    ]
+    box.relay.cut_after(200_000)
+    with pytest.raises(DeviceUnreachable):
+        device.push_all(files)
+    assert [put(box, remote_path) for _, remote_path in files] == [None, None]
+    box.heal()
+    wait_until(lambda: pushed(device, files), "a cable that is whole again")
+    for local, remote_path in files:
+        assert put(box, remote_path) == local.read_bytes()
+    assert_nothing_is_left(device, box)
+
+
+def pushed(device: RemoteDevice, files: list[tuple[Path, str]]) -> bool:
+    with suppress(DeviceUnreachable):  # the adb server needs a moment to see the cable
+        device.push_all(files)
+        return True
+    return False
+
+
 def test_a_daemon_that_dies_in_a_push_leaves_nothing_that_could_be_run(
     device: RemoteDevice, box: Box, file: Path
 ) -> None:

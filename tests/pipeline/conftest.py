@@ -11,9 +11,11 @@ from small_run import Cli, Ended, start, write_config, write_tiny_npz
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cache(tmp_path_factory: pytest.TempPathFactory, builds: Path) -> Iterator[Path]:
     """No test meets what the user has exported, and nothing of ours is left in the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
+    for built in builds.iterdir():
+        (folder / built.name).symlink_to(built)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NASDEPLOY_CACHE", str(folder))
         patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))

@@ -258,6 +258,8 @@ class Relay:
             except OSError:
                 outer.close()  # as a port behind which nothing listens
                 continue
+            for end in (outer, inner):  # a cable holds nothing back
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._pairs.append((outer, inner))
             for ends in ((outer, inner, True), (inner, outer, False)):

@@ -44,14 +44,19 @@ MaxStartups 100
 """
 
 
-def need(*tools: str, boxed: bool = True) -> None:
-    """Skip the test where the machine lacks what its target needs, naming the Debian package."""
-    missing = missing_for_a_box() if boxed else None
+def missing(*tools: str, boxed: bool = True) -> str | None:
+    """What a target needs and this machine lacks, with its Debian package."""
+    absent = missing_for_a_box() if boxed else None
     for tool in tools:
-        if not missing and not shutil.which(tool):
-            missing = _PACKAGES[tool]
-    if missing:
-        reason = f"this needs {missing}"
+        if not absent and not shutil.which(tool):
+            absent = _PACKAGES[tool]
+    return absent
+
+
+def need(*tools: str, boxed: bool = True) -> None:
+    """Skip the test where the machine lacks what its target needs."""
+    if absent := missing(*tools, boxed=boxed):
+        reason = f"this needs {absent}"
         if os.environ.get(REQUIRED) == "required":
             pytest.fail(f"{reason}, and {REQUIRED}=required")
         pytest.skip(reason)

@@ -54,8 +54,7 @@ class NativeRunner:
         """Push what is not there yet; a device skips files that it has."""
         build = self._build(device)
         folder = _remote(device, build)
-        for path in build.files:
-            device.push(path, f"{folder}/{path.name}")
+        device.push_all([(path, f"{folder}/{path.name}") for path in build.files])
         programs = [f"{folder}/{name}" for name in (RUNNER, build.loader) if name]
         done = device.run(["chmod", "755", *programs], timeout_s=_TIMEOUT_S)
         if done.exit_code != 0:
