@@ -39,7 +39,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "local": _PROPOSING,
     "nsga2": {**_PROPOSING, "population_size": 4},
     "optuna-cmaes": {**_PROPOSING, "initial_trials": 4},
-    "optuna-gp": {**_PROPOSING, "initial_trials": 6},
+    "optuna-gp": {**_PROPOSING, "trials": 6, "initial_trials": 4},
     "optuna-nsga2": {**_PROPOSING, "initial_trials": 4},
     "optuna-tpe": {**_PROPOSING, "initial_trials": 4},
     "pnas": {**_PROPOSING, "beam": 4},

@@ -67,13 +67,14 @@ def profile(
             f"{journal_path} holds the rounds of an earlier profile. Go on with it: add --resume; "
             "or begin anew: add --overwrite, which moves it aside."
         )
-    ops = op_jobs(space.all_ops())
-    archs = spread_archs(
-        space, counted_cost(space, "macs"), config.profile.anchors, seed=config.seed
-    )
-    tell_networks(context, space, {network_id(arch): arch for arch in archs})
     with pacing.exporting(context.device):
-        # in here, since a runner may have to be built first
+        # all that needs torch, which cannot trace in one thread while it computes in another; and
+        # a runner may have to be built
+        ops = op_jobs(space.all_ops())
+        archs = spread_archs(
+            space, counted_cost(space, "macs"), config.profile.anchors, seed=config.seed
+        )
+        tell_networks(context, space, {network_id(arch): arch for arch in archs})
         version = context.runner.check(context.device)
         console.log(
             f"Profiling {space.name} on {context.device.name}: {len(ops)} operators and "
