@@ -31,12 +31,13 @@ _MODULES = (
     "virtio*.ko*", "failover.ko*", "net_failover.ko*", "rng-core.ko*",
 )  # fmt: skip
 _UNWANTED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/perl5", "var/lib/apt")
-_KERNEL = """
+_KERNEL = r"""
 set -e
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 cd "$2"
-name=$(apt-cache depends linux-image-cloud-arm64 | sed -n 's/.*Depends: \\(linux-image-[0-9][^ ]*\\).*/\\1/p')
-apt-get download -q "$(echo "$name" | head -n 1)"
+apt-cache depends linux-image-cloud-arm64 |
+  sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\).*/\1/p' | head -n 1 |
+  xargs apt-get download -q
 """
 _BACKPORTS = (
     "Package: adb adbd android-lib*\nPin: release n=bookworm-backports\nPin-Priority: 990\n"

@@ -34,7 +34,7 @@ mount --bind /dev $phone/dev
 mount --bind /dev/pts $phone/dev/pts
 chmod 666 /dev/ptmx
 env -i ADBD_PORT=5556 PATH=/system/bin HOME=/ ANDROID_ROOT=/system ANDROID_DATA=/data \
-  setsid chroot --userspec=2000:2000 --groups= $phone $adbd --device_banner=device \
+  setsid /usr/sbin/chroot --userspec=2000:2000 --groups= $phone $adbd --device_banner=device \
   < /dev/null > /dev/null 2>&1 &
 echo 'board: ready' > /dev/console
 while :; do sleep 3600; done
