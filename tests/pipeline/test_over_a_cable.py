@@ -61,13 +61,21 @@ def said(ended: Ended, *codes: int) -> Any:
     return json.loads(ended.out)
 
 
+def measured(cabled: Cli, *command: str, goes_on: bool = True) -> Ended:
+    """The command's end; where this machine was too busy to measure, it is given again, as told."""
+    for again in ((), *2 * [("--resume",) if goes_on else ()]):
+        ended = cabled(*command, *again, "--device", "board", "--format", "json")
+        if "does not run steadily" not in ended.err:
+            break
+    return ended
+
+
 def profiled(cabled: Cli, *options: str) -> LatencyTable:
-    ended = cabled("profile", "--device", "board", *options, "--format", "json")
-    return read_table(Path(said(ended)["table"]))
+    return read_table(Path(said(measured(cabled, "profile", *options))["table"]))
 
 
 @pytest.mark.parametrize("way", sorted(WAYS))
-def test_a_space_is_measured_searched_and_its_file_verified(
+def test_a_space_is_measured_and_a_file_of_it_verified(
     way: str, cabled: Cli, request: pytest.FixtureRequest
 ) -> None:
     fixture, address = WAYS[way]
@@ -76,23 +84,25 @@ def test_a_space_is_measured_searched_and_its_file_verified(
     name_it(address(box), emulated=False)
 
     table = profiled(cabled)
-    assert set(table.ops) == {op.key for op in small_space().all_ops()}
-    assert (table.device, table.origin) == ("board", "measured")
-    assert len(table.anchors) == 3
+    assert set(table.ops) == {str(op.key) for op in small_space().all_ops()}
+    assert (table.device, table.origin, len(table.anchors)) == ("board", "measured", 3)
 
-    search = ("search", "--latency", "80%", "--device", "board", "--strategy", "random")
-    found = said(cabled(*search, "--trials", "4", "--run", "found", "--format", "json"))
-    assert found["candidate"]["origin"] == "measured"
+    files = said(measured(cabled, "verify", "--run", "tiny", goes_on=False), 0, 5)
+    assert all(file["within_bound"] in (True, False) for file in files)
+    assert {file["origin"] for file in files} == {"measured"}
 
-    for file in said(
-        cabled("verify", "--run", "tiny", "--device", "board", "--format", "json"), 0, 5
-    ):
-        assert file["within_bound"] in (True, False)
-        assert file["origin"] == "measured"
-
-    bench = said(cabled("bench", WINNER, "--device", "board", "--format", "json"))
+    bench = said(measured(cabled, "bench", WINNER, goes_on=False))
     assert bench["median_ms"] > 0
-    assert not box.processes(), "nothing of ours is left running"
+    assert not box.processes(), "something of ours is left running"
+
+
+def test_a_search_measures_its_candidates_over_the_cable(cabled: Cli, ssh_user: Sshd) -> None:
+    name_it(f"ssh:pi@127.0.0.1:{ssh_user.port}", emulated=False)
+    profiled(cabled)
+    search = ("search", "--latency", "20ms", "--strategy", "random", "--trials", "4")
+    found = said(measured(cabled, *search, "--name", "found"))["candidate"]
+    assert found["origin"] == "measured"
+    assert found["ms"] < 20
 
 
 def test_an_attached_phone_is_found_examined_and_cleaned(cabled: Cli, phone: Adbd) -> None:
@@ -121,10 +131,9 @@ def test_times_of_an_emulated_board_are_marked_and_not_searched_unless_told(
     at = {"ssh": str(arm_board.ssh_port), "adb": arm_board.serial}[way]
     name_it(prefix.format(at))
     table = profiled(cabled, "--anchors", "0")
-    assert set(table.ops) == {op.key for op in small_space().all_ops()}
+    assert set(table.ops) == {str(op.key) for op in small_space().all_ops()}
     assert table.origin == "emulated"
-    search = ("search", "--latency", "80%", "--device", "board", "--strategy", "random")
-    refused = cabled(*search, "--trials", "4")
+    refused = cabled("search", "--latency", "80%", "--device", "board", "--strategy", "random")
     assert refused.code == 2
     assert "is emulated" in refused.err
     assert "--allow-simulated" in refused.err
