@@ -69,7 +69,10 @@ class Device(Protocol):
     def info(self) -> DeviceInfo: ...
 
     def push(self, local: Path, remote: str) -> None:
-        """Copy a file to `remote`; it is there whole, checked by hash, or not at all."""
+        """Copy a file to `remote`; it is there whole, checked by hash, or not at all.
+
+        A program stays a program: what may be executed here may be executed there.
+        """
         ...
 
     def push_all(self, files: Sequence[tuple[Path, str]]) -> None:

@@ -65,6 +65,8 @@ class LocalDevice:
             return
         with durable.replacing(target) as temporary:
             shutil.copyfile(local, temporary)
+            if os.access(local, os.X_OK):
+                temporary.chmod(0o755)
             if durable.sha256_file(temporary) != digest:
                 raise CommandFailed(
                     f"{local} changed while it was copied to {target}. Run the command again."

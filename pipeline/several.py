@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.pacing import SharedPacing
 from nasdeploy.pipeline.stages.profile import profile, set_aside
 from nasdeploy.search.space import SearchSpace
+
+LAST_WORDS_S = 5.0
+"""How long a device that is being measured may take to stop at Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ def profile_all(profiles: Sequence[Profile], console: Console) -> list[Outcome]:
 
     With one device alone its error is raised.
 
-    Raises: `UsageError` where two are the same device; `KeyboardInterrupt` when all have stopped.
+    Raises: `UsageError` where two are the same device; `KeyboardInterrupt` when all have stopped,
+        or do not answer.
     """
     if len(profiles) == 1:
         return [Outcome(profiles[0], measured=_profile(profiles[0], console))]
@@ -109,7 +114,9 @@ class _Together:
 
     def run(self) -> list[Outcome]:
         threads = [
-            threading.Thread(target=self._one, args=(number,), name=context.device.name)
+            threading.Thread(
+                target=self._one, args=(number,), name=context.device.name, daemon=True
+            )
             for number, context in enumerate(self._contexts)
         ]
         with self._console.together(self._stop):
@@ -121,13 +128,25 @@ class _Together:
             except KeyboardInterrupt:
                 self._console.log("Stopping; what was measured is kept.")
                 self._stop.set()
-                for thread in threads:
-                    if thread.is_alive():
-                        thread.join()
+                self._leave(threads)
                 raise
         if self._bugs:
             raise self._bugs[0]
         return [self._done[number] for number in range(len(threads))]
+
+    def _leave(self, threads: Sequence[threading.Thread]) -> None:
+        """Wait for each to end, but not for a device that has nothing to say.
+
+        A thread that is left ends with this process, and so does its connection; what runs at the
+        other end is killed there when the connection is gone.
+        """
+        until = time.monotonic() + LAST_WORDS_S
+        for thread in threads:
+            if thread.is_alive():
+                thread.join(max(0.0, until - time.monotonic()))
+        for thread in threads:
+            if thread.is_alive():
+                self._console.log(f"{thread.name} does not answer and is left as it is.")
 
     def _one(self, number: int) -> None:
         wanted, context = self._profiles[number], self._contexts[number]

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,8 +63,10 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            # mkstemp made it private; give it the rights that an ordinary file would have
-            temporary.chmod(0o666 & ~_UMASK)
+            # mkstemp made it private; give it the rights that an ordinary file would have, or a
+            # program where it was made one
+            program = temporary.stat().st_mode & stat.S_IXUSR
+            temporary.chmod((0o777 if program else 0o666) & ~_UMASK)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

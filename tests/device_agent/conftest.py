@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from targets.box import Box
-from targets.daemons import ADBD, SSHD, Adbd, AdbServer, Sshd, need
+from targets.daemons import Adbd, Sshd
 
 from nasdeploy.device_agent.adb import AdbDevice
 from nasdeploy.device_agent.adb_tcp import AdbTcpDevice
@@ -115,77 +115,6 @@ class ScriptedRunner:
 @pytest.fixture
 def scripted() -> Callable[[str], ScriptedRunner]:
     return ScriptedRunner
-
-
-# devices behind a cable: real daemons, each in a box that lasts for all tests
-
-
-@pytest.fixture(scope="session")
-def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbServer]:
-    need("adb", boxed=False)
-    server = AdbServer.choose(tmp_path_factory.mktemp("adb") / "home")
-    server.adb("start-server")
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def adb_user(adb_server: AdbServer, monkeypatch: pytest.MonkeyPatch) -> AdbServer:
-    """For the test, the user is one who has this adb server and its key."""
-    for name, value in adb_server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("ANDROID_SERIAL", raising=False)
-    return adb_server
-
-
-@pytest.fixture(scope="session")
-def boxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Box]]:
-    """Boxes by name, started when first asked for."""
-    folder = tmp_path_factory.mktemp("boxes")
-    makers: dict[str, Callable[[], Box]] = {
-        "board": lambda: Adbd(folder / "board", phone=False, authenticates=False),
-        "phone": lambda: Adbd(folder / "phone", phone=True, authenticates=True),
-        "sshd": lambda: Sshd(folder / "sshd"),
-    }
-    started: dict[str, Box] = {}
-
-    def get(name: str) -> Box:
-        if name not in started:
-            started[name] = makers[name]()
-        started[name].heal()
-        return started[name]
-
-    yield get
-    for box in started.values():
-        box.stop()
-
-
-@pytest.fixture
-def board(boxes: Callable[[str], Box], adb_user: AdbServer) -> Adbd:
-    """A Linux board whose adbd lets everybody in."""
-    need(str(ADBD))
-    box = boxes("board")
-    assert isinstance(box, Adbd)
-    return box
-
-
-@pytest.fixture
-def phone(boxes: Callable[[str], Box], adb_user: AdbServer) -> Adbd:
-    """A phone that has allowed this user's key."""
-    need(str(ADBD), "toybox", "mksh")
-    box = boxes("phone")
-    assert isinstance(box, Adbd)
-    box.allow(adb_user.public_key)
-    return box
-
-
-@pytest.fixture
-def sshd(boxes: Callable[[str], Box]) -> Sshd:
-    """A board with an SSH server that knows a key of the user ``pi``."""
-    need(str(SSHD), "ssh-keygen")
-    box = boxes("sshd")
-    assert isinstance(box, Sshd)
-    return box
 
 
 _CABLES: dict[str, tuple[str, type[RemoteDevice]]] = {

@@ -67,6 +67,17 @@ def test_many_files_are_pushed_at_once(device: Device, tmp_path: Path) -> None:
     assert found == "".join(f"it is {number}" for number in range(90))
 
 
+def test_a_program_that_was_pushed_can_be_run(device: Device, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho it runs\n")
+    remote = f"{device.workdir}/bin/program"
+    device.push(program, f"{remote}.txt")
+    program.chmod(0o755)
+    device.push(program, remote)
+    assert device.run([remote], timeout_s=10).stdout == "it runs\n"
+    assert device.run(["test", "-x", f"{remote}.txt"], timeout_s=10).exit_code == 1
+
+
 def test_what_is_there_already_is_not_written_again(device: Device, file: Path) -> None:
     remote = f"{device.workdir}/x.bin"
     device.push(file, remote)
@@ -158,5 +169,6 @@ def test_a_device_says_who_it_is_the_same_way_each_time(device: Device) -> None:
 def test_this_machine_has_its_folder_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("NASDEPLOY_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert open_device("local").workdir == str(tmp_path / "nasdeploy" / "device")

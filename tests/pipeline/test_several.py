@@ -42,6 +42,11 @@ def asked(*names: str) -> list[Profile]:
     ]  # fmt: skip
 
 
+def press_ctrl_c() -> None:
+    """A signal, which the main thread is woken by, as `_thread.interrupt_main` would not do."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
 def test_one_that_fails_stops_no_other(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,8 +92,7 @@ def test_an_interruption_ends_all_of_them(monkeypatch: pytest.MonkeyPatch) -> No
             both.wait(20)
             with context.console.progress("Measuring") as update:
                 if context.device.name == "one":
-                    # a real signal: what waits for a thread to end is woken by nothing less
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    press_ctrl_c()
                 while True:
                     update(0, 1)
                     threading.Event().wait(0.01)
@@ -99,6 +103,35 @@ def test_an_interruption_ends_all_of_them(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(KeyboardInterrupt):
         profile_all(asked("one", "two"), Console(quiet=True))
     assert sorted(ended) == ["one", "two"]
+
+
+def test_a_silent_device_does_not_hold_up_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = threading.Barrier(2)
+    answer = threading.Event()
+
+    def measure(context: Context, *args: Any, **kwargs: Any) -> LatencyTable:
+        both.wait(20)
+        if context.device.name == "two":
+            answer.wait(60)
+            return LatencyTable(device="two", runtime="litert", precision="int8")
+        press_ctrl_c()
+        with context.console.progress("Measuring") as update:
+            while True:
+                update(0, 1)
+                threading.Event().wait(0.01)
+
+    monkeypatch.setattr(several, "profile", measure)
+    monkeypatch.setattr(several, "LAST_WORDS_S", 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            profile_all(asked("one", "two"), Console())
+        said = capsys.readouterr().err
+        assert "one does not answer" not in said
+        assert "two does not answer and is left as it is." in said
+    finally:
+        answer.set()
 
 
 def test_two_names_of_one_device_are_refused(folder: Path) -> None:

@@ -26,11 +26,11 @@ _CLONE_NEWNET = 0x40000000
 _PATIENCE_S = 15.0
 
 
-def wait_until(ready: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
+def wait_until(ready: Callable[[], object], what: str, *, patience_s: float = _PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
     while not ready():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not come about within {_PATIENCE_S:g} s")
+            raise TimeoutError(f"{what} did not come about within {patience_s:g} s")
         time.sleep(0.01)
 
 

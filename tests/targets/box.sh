@@ -2,7 +2,7 @@
 # usage: sh box.sh linux|phone SCRATCH
 #
 # linux: this machine's own files, copy-on-write, with empty /home, /root, /tmp, /data and /run
-# phone: toybox and mksh for a userland, as on Android, and getprop; shared libraries are borrowed
+# phone: a phone's userland, by phone.sh
 set -eu
 kind=$1 scratch=$2
 mount --make-rprivate /
@@ -22,34 +22,7 @@ linux)
   ;;
 phone)
   mount --bind "$root" "$root"
-  mkdir -p "$root/system/bin" "$root/usr/lib" "$root/data" "$root/etc"
-  ln -s system/bin "$root/bin"
-  for name in lib lib64; do
-    [ -e "/$name" ] || continue
-    [ -L "/$name" ] && ln -s "usr/$name" "$root/$name"
-    mkdir -p "$root/usr/$name"
-    mount --bind "/usr/$name" "$root/usr/$name"
-  done
-  cp "$(command -v toybox)" "$root/system/bin/toybox"
-  cp "$(command -v mksh)" "$root/system/bin/sh"
-  for applet in $(toybox); do
-    case $applet in sh | toybox | su | login | init) ;; *) ln -sf toybox "$root/system/bin/$applet" ;; esac
-  done
-  rm -f "$root/system/bin/["
-  printf 'shell:x:2000:2000:shell:/:/system/bin/sh\n' > "$root/etc/passwd"
-  printf '#!/system/bin/sh\nwhile IFS== read -r key value; do\n  [ "$key" = "$1" ] && echo "$value"\ndone < /etc/props\n:\n' \
-    > "$root/system/bin/getprop"
-  chmod 755 "$root/system/bin/getprop"
-  cat > "$root/etc/props" << PROPS
-ro.product.manufacturer=Maker
-ro.product.model=Phone 1
-ro.soc.manufacturer=Foundry
-ro.soc.model=S1000
-ro.build.fingerprint=maker/phone/phone:14/ABC/1:user/release-keys
-ro.build.version.release=14
-ro.build.version.sdk=34
-ro.product.cpu.abilist=x86_64
-PROPS
+  sh "$(dirname "$0")/phone.sh" "$root" x86_64
   mount -t tmpfs -o mode=771,uid=2000,gid=2000,size=96m box "$root/data"
   ;;
 esac

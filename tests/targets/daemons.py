@@ -30,6 +30,11 @@ _PACKAGES = {
     "busybox": "busybox",
     "dash": "dash",
     "bash": "bash",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "mmdebstrap": "mmdebstrap",
+    "cpio": "cpio",
+    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
+    "setpriv": "util-linux",
 }
 _SSHD_CONFIG = """
 Port 22
