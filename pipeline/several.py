@@ -23,6 +23,9 @@ from nasdeploy.search.space import SearchSpace
 LAST_WORDS_S = 5.0
 """How long a device that is being measured may take to stop at Ctrl-C."""
 
+_LOOK_UP_S = 0.5
+"""A Ctrl-C just before waiting begins does not end the waiting: it is looked up now and then."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -67,8 +70,8 @@ def profile_all(profiles: Sequence[Profile], console: Console) -> list[Outcome]:
 
     With one device alone its error is raised.
 
-    Raises: `UsageError` where two are the same device; `KeyboardInterrupt` when all have stopped,
-        or do not answer.
+    Raises: `UsageError` where two are the same device; `KeyboardInterrupt` when all that answer
+        have stopped.
     """
     if len(profiles) == 1:
         return [Outcome(profiles[0], measured=_profile(profiles[0], console))]
@@ -109,6 +112,8 @@ class _Together:
         self._console = console
         self._stop = threading.Event()
         self._pacing = SharedPacing([context.device for context in contexts], self._stop)
+        # not join(): interrupted, it takes the thread for ended (CPython 3.11 and 3.12)
+        self._ended = [threading.Event() for _ in profiles]
         self._done: dict[int, Outcome] = {}
         self._bugs: list[BaseException] = []
 
@@ -123,8 +128,9 @@ class _Together:
             try:
                 for thread in threads:
                     thread.start()
-                for thread in threads:
-                    thread.join()
+                for ended in self._ended:
+                    while not ended.wait(_LOOK_UP_S):
+                        pass
             except KeyboardInterrupt:
                 self._console.log("Stopping; what was measured is kept.")
                 self._stop.set()
@@ -141,11 +147,9 @@ class _Together:
         other end is killed there when the connection is gone.
         """
         until = time.monotonic() + LAST_WORDS_S
-        for thread in threads:
-            if thread.is_alive():
-                thread.join(max(0.0, until - time.monotonic()))
-        for thread in threads:
-            if thread.is_alive():
+        for thread, ended in zip(threads, self._ended, strict=True):
+            begun = thread.ident is not None
+            if begun and not ended.wait(max(0.0, until - time.monotonic())):
                 self._console.log(f"{thread.name} does not answer and is left as it is.")
 
     def _one(self, number: int) -> None:
@@ -162,3 +166,4 @@ class _Together:
             self._bugs.append(error)
         finally:
             self._pacing.needs_no_more(context.device)
+            self._ended[number].set()

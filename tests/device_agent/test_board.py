@@ -60,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tupl
                 target="arm64",
                 calibration=make_calibration([exportable.images(16, seed=1)[0]]),
             )
-            images = exportable.images(8, seed=2)[0].numpy()
+            images = exportable.images(4, seed=2)[0].numpy()
             made[runtime, precision] = path, to_layout(images, artifact.inputs[0])
         return made[runtime, precision]
 
@@ -87,9 +87,7 @@ def board(
 def test_an_arm_board_computes_what_this_machine_computes(
     runtime: str, board: RemoteDevice, local: LocalDevice, model: Any
 ) -> None:
-    runner = open_runner(runtime)
-    assert runner.check(board) == RECIPES[runtime].version
-    assert runner.kind(board) == "native"
+    assert open_runner(runtime).kind(board) == "native"
     there, here = both(board, local, runtime, *model(runtime, "fp32"))
     np.testing.assert_allclose(there, here, rtol=0, atol=RELATIVE * np.abs(here).max())
     there, here = both(board, local, runtime, *model(runtime, "int8"))

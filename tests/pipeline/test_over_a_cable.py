@@ -16,6 +16,7 @@ from targets.daemons import Adbd, AdbServer, Sshd, need
 
 from nasdeploy.device_agent.adb import list_attached
 from nasdeploy.latency_tables.table import LatencyTable, read_table
+from nasdeploy.search.spaces import make_space
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,7 @@ WAYS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 """The fixture at whose end the device is, and its address."""
 
-PROJECT = {
+PROJECT: dict[str, Any] = {
     "data": "images.npz",
     "runtime": "onnxruntime",
     "precision": "fp32",
@@ -121,17 +122,15 @@ def test_an_attached_phone_is_found_examined_and_cleaned(cabled: Cli, phone: Adb
     assert not phone.path("/data/local/tmp/nasdeploy").exists()
 
 
-@pytest.mark.parametrize(
-    ("way", "prefix"), [("ssh", "ssh:pi@127.0.0.1:{}"), ("adb", "adb:{}")], ids=["ssh", "adb"]
-)
 def test_times_of_an_emulated_board_are_marked_and_not_searched_unless_told(
-    way: str, prefix: str, cabled: Cli, arm_board: VirtualBoard
+    cabled: Cli, arm_board: VirtualBoard
 ) -> None:
     need("aarch64-linux-gnu-g++")
-    at = {"ssh": str(arm_board.ssh_port), "adb": arm_board.serial}[way]
-    name_it(prefix.format(at))
-    table = profiled(cabled, "--anchors", "0")
-    assert set(table.ops) == {str(op.key) for op in small_space().all_ops()}
+    name_it(f"ssh:pi@127.0.0.1:{arm_board.ssh_port}")
+    narrow = {**PROJECT["space"], "kernels": [3], "expansions": [2]}
+    Path("nasdeploy.yaml").write_text(yaml.safe_dump({**PROJECT, "space": narrow}))
+    table = profiled(cabled, "--anchors", "0", "--duration-s", "0")
+    assert set(table.ops) == {str(op.key) for op in make_space(**narrow).all_ops()}
     assert table.origin == "emulated"
     refused = cabled("search", "--latency", "80%", "--device", "board", "--strategy", "random")
     assert refused.code == 2
