@@ -278,7 +278,8 @@ class Darts:
         with torch.no_grad():
             probabilities = self.relaxation.probabilities()
             expected = float(expected_cost(estimated, probabilities))
-        signs = Signs(self._skips.share(arch), relative_entropy(probabilities), self._gap(arch))
+        entropy = relative_entropy(probabilities, self.relaxation.possible)
+        signs = Signs(self._skips.share(arch), entropy, self._gap(arch))
         complaints = signs.complaints(
             max_skip_share=self.settings.max_skip_share, max_gap=self.settings.max_gap
         )
