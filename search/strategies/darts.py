@@ -41,6 +41,7 @@ from nasdeploy.search.expectation import expected_cost
 from nasdeploy.search.latency_term import JointSettings, LatencyTerm
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.relaxation import Relaxation, keep_affine_fixed
+from nasdeploy.search.sanity import SanityCheck
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
 from nasdeploy.search.supernet import statistics_kept
@@ -150,6 +151,16 @@ class Darts:
             betas=(0.5, 0.999),
             weight_decay=settings.arch_weight_decay,
         )
+        self._sanity = SanityCheck(
+            space,
+            self._evaluator,
+            task=task,
+            deployment=train_deployment,
+            data=data,
+            bounds=bounds,
+            seed=seed,
+            settings=settings,
+        )
         self._epoch = 0
         self._stopped = False
         self._healthy: list[Tensor] | None = None
@@ -182,7 +193,11 @@ class Darts:
         self._progress = f"{phase} {self._epoch}/{self._trainer.epochs}: loss {loss:.3f}, {scored}"
         if phase == "search":
             self._guard(complaints)
-        return [trial]
+        if not self.finished:
+            return [trial]
+        trials, found = self._sanity.at_the_end([trial])
+        self._progress += found
+        return trials
 
     def _guard(self, complaints: list[str]) -> None:
         """Warn of a collapse, and end the search before it where that is asked for."""
