@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def relaxed(space: WiredSpace, *, seed: int = 0, edge_weights: bool = False) -> 
     return relaxation
 
 
-def darts_on(space: WiredSpace, **changes: object) -> Darts:
+def darts_on(space: WiredSpace, **changes: Any) -> Darts:
     strategy = small_strategy("darts", space, **changes)
     assert isinstance(strategy, Darts)
     return strategy
@@ -207,10 +208,9 @@ class _Problem:
 @pytest.mark.parametrize("momentum", [False, True])
 def test_the_second_order_gradient_is_that_of_autograd_through_the_step(momentum: bool) -> None:
     problem = _Problem()
-    optimizer = torch.optim.SGD(
-        [{"params": problem.weights[:3], "weight_decay": 0.01}, {"params": problem.weights[3:]}],
-        lr=0.1, momentum=0.9,
-    )  # fmt: skip
+    decayed, other = problem.weights[:3], problem.weights[3:]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": 0.01}, {"params": other}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
     if momentum:
         for _ in range(2):
             optimizer.zero_grad()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,12 @@ CELL = OneCell()
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_with_all_channels_and_no_edge_normalisation_it_is_darts(order: int) -> None:
-    common = {"warmup_epochs": 1, "search_epochs": 2, "arch_lr": 0.05, "order": order}
+    common: dict[str, Any] = {
+        "warmup_epochs": 1,
+        "search_epochs": 2,
+        "arch_lr": 0.05,
+        "order": order,
+    }
     darts = small_strategy("darts", CELL, **common)
     pc_darts = small_strategy(
         "pc-darts", CELL, partial_channels=1, edge_normalisation=False, **common

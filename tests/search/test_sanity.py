@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,12 @@ def test_ranks_are_compared_and_not_values() -> None:
 
 @pytest.mark.parametrize("name", ["darts", "pc-darts", "proxyless"])
 def test_a_search_reports_it_with_its_last_trial(name: str) -> None:
-    settings = {"warmup_epochs": 0, "search_epochs": 2, "sanity_archs": 3, "sanity_epochs": 1}
+    settings: dict[str, Any] = {
+        "warmup_epochs": 0,
+        "search_epochs": 2,
+        "sanity_archs": 3,
+        "sanity_epochs": 1,
+    }
     strategy = small_strategy(name, space_for(name), seed=2, **settings)
     first, last = run_to_the_end(strategy)
     assert "sanity_archs" not in first.metrics
