@@ -15,14 +15,14 @@ from torch.nn import functional
 
 from nasdeploy.errors import UsageError
 from nasdeploy.search.bilevel import InnerStep, unrolled_gradients
-from nasdeploy.search.collapse import relative_entropy
+from nasdeploy.search.collapse import Signs, relative_entropy
 from nasdeploy.search.relaxation import Relaxation
 from nasdeploy.search.spaces import make_space
 from nasdeploy.search.spaces.darts import CELLS, NODES, OPERATORS, DartsSpace
 from nasdeploy.search.strategies import make_settings
 from nasdeploy.search.strategies.darts import Darts
-from nasdeploy.search.supernet import SinglePath, Supernet
-from nasdeploy.search.task import Classification
+from nasdeploy.search.supernet import SinglePath, Supernet, recalibrate_batch_norm
+from nasdeploy.search.task import Classification, evaluate
 from nasdeploy.search.wired_space import WiredSpace
 
 TASK = Classification()
@@ -344,6 +344,26 @@ def test_asked_to_it_stops_with_the_alphas_from_before_the_collapse() -> None:
     resumed = darts_on(CELL, share=None, stop_on_collapse=True)
     resumed.load_state_dict(strategy.state_dict())
     assert resumed.finished and resumed.candidates(1) == healthy
+
+
+def test_what_the_derived_network_loses_is_complained_of_beyond_its_limit() -> None:
+    signs = Signs(skip_share=0.2, entropy=0.1, gap=0.7)
+    assert signs.complaints(max_skip_share=0.5, max_gap=0.7) == []
+    assert signs.complaints(max_skip_share=0.1, max_gap=0.6) == [
+        "20% of the edges that can skip do",
+        "the derived network loses 0.70 against the mixture",
+    ]
+
+
+def test_the_gap_is_what_counts_of_the_mixture_less_that_of_the_derived_network() -> None:
+    strategy = darts_on(CELL, gap_batches=2)
+    gap = strategy.step()[0].metrics["gap"]
+    images = list(Blobs().batches("valid", 0))[:2]
+    with strategy.supernet.mixed_by(strategy.relaxation):
+        mixture = evaluate(strategy.supernet, images, TASK)["accuracy"]
+    network = strategy.supernet.extract(strategy.candidates(1)[0])
+    recalibrate_batch_norm(network, Blobs().batches("weights", 0), limit=4)
+    assert gap == pytest.approx(mixture - evaluate(network, images, TASK)["accuracy"])
 
 
 def test_idle_edges_do_not_count_as_skips() -> None:

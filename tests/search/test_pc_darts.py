@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 from small_cells import OneCell
 from small_search import run_to_the_end, small_space, small_strategy
+from small_spaces import small
 from torch import nn
 from torch.nn import functional
 
@@ -18,6 +20,7 @@ from nasdeploy.search.strategies.pc_darts import PcDarts
 from nasdeploy.search.supernet import SinglePath
 from nasdeploy.search.task import Classification
 from nasdeploy.search.wired import PartialChoice, SupernetWiring
+from nasdeploy.search.wired_space import WiredSpace
 from nasdeploy.search.wiring import Wire
 
 TASK = Classification()
@@ -122,6 +125,21 @@ def test_spaces_and_channels_that_cannot_be_parted_are_refused() -> None:
         small_strategy("pc-darts", small_space())
     with pytest.raises(UsageError, match="An edge of 6 channels has no 4 equal parts"):
         small_strategy("pc-darts", OneCell(channels=6))
+
+
+@pytest.mark.parametrize("name", ["darts", "enas-macro", "enas-micro", "nasbench201", "pnas"])
+def test_every_space_of_cells_has_a_supernet_on_a_part_of_the_channels(name: str) -> None:
+    space = small(name)
+    assert isinstance(space, WiredSpace)
+    whole, parted = (
+        space.supernet(SinglePath(()), task=TASK, partial_channels=partial) for partial in (1, 2)
+    )
+    x, arch = torch.randn(2, *space.deployment.input_shape), space.sample(Random(3))
+    with parted.mixed_by(SinglePath(arch)):
+        parted(x).square().sum().backward()
+    sizes = [sum(p.numel() for p in supernet.parameters()) for supernet in (whole, parted)]
+    assert sizes[1] < sizes[0]
+    assert list(whole.state_dict()) == list(parted.state_dict())
 
 
 _PEAK = """
