@@ -138,13 +138,11 @@ class Darts:
         self._weights = [p for p in self.supernet.parameters() if p.requires_grad]
         self._skips = SkipCounter(self.supernet)
         self._evaluator = SupernetEvaluator(self.supernet, task=task, data=data, settings=settings)
+        generator = torch.Generator().manual_seed(derived_seed(seed, "alphas"))
         self.relaxation = Relaxation(
-            self.supernet,
-            space.decisions,
-            generator=torch.Generator().manual_seed(derived_seed(seed, "alphas")),
-            device=self._trainer.device,
+            self.supernet, space.decisions, generator=generator, device=self._trainer.device,
             edge_weights=edge_weights,
-        )
+        )  # fmt: skip
         self._optimizer = torch.optim.Adam(
             self.relaxation.parameters(),
             lr=settings.arch_lr,
@@ -152,15 +150,9 @@ class Darts:
             weight_decay=settings.arch_weight_decay,
         )
         self._sanity = SanityCheck(
-            space,
-            self._evaluator,
-            task=task,
-            deployment=train_deployment,
-            data=data,
-            bounds=bounds,
-            seed=seed,
-            settings=settings,
-        )
+            space, self._evaluator, task=task, deployment=train_deployment, data=data,
+            bounds=bounds, seed=seed, settings=settings,
+        )  # fmt: skip
         self._epoch = 0
         self._stopped = False
         self._healthy: list[Tensor] | None = None
