@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from nasdeploy.search.meta import without_values
 from nasdeploy.search.space import Arch
 
 _CANDIDATE = re.compile(r"\.candidates\.\d+")
@@ -127,7 +128,7 @@ class Supernet(nn.Module):
 
         It computes what this supernet computes on that path; nothing random is drawn.
         """
-        with torch.device("meta"):
+        with without_values():
             network = self._build(arch)
         # edges that end in no node are in the supernet and not in the network
         own, path = network.state_dict(), self.weights_of(arch)
