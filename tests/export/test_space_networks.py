@@ -64,7 +64,7 @@ def network_parity(name: str, runtime: str, precision: Precision, folder: Path) 
     return exported(network, [space.deployment.input_shape], folder, runtime, precision)
 
 
-@pytest.mark.parametrize("name", ["darts", "nasbench201"])
+@pytest.mark.parametrize("name", [pytest.param("darts", marks=pytest.mark.slow), "nasbench201"])
 def test_a_network_s_onnx_file_does_what_it_does(name: str, tmp_path: Path) -> None:
     parity = network_parity(name, "onnxruntime", "fp32", tmp_path)
     assert parity.sqnr_db is not None and parity.sqnr_db > 80

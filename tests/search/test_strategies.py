@@ -32,11 +32,17 @@ from nasdeploy.search.strategies import STRATEGIES, WeightSharing, make_settings
 from nasdeploy.search.strategy import Request, Strategy, Trial
 
 SPACE = small_space()
+STOPS = (1, 3)
+"""After how many steps a search is stopped and resumed."""
+
+
+# optuna's samplers go through one adapter, which optuna-nsga2 stands for in the fast tests
+DEAR = ("optuna-cmaes", "optuna-gp", "optuna-tpe")
 
 
 @pytest.fixture(
     params=[
-        pytest.param(name, marks=[pytest.mark.slow] if name == "optuna-gp" else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in DEAR else [])
         for name in sorted(STRATEGIES)
     ]
 )
@@ -55,26 +61,31 @@ def saved(strategy: Strategy) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A search that ran to its end; `states` and `trials` are those after each number of steps."""
+    """A search that ran to its end.
+
+    `trials` are those after each number of steps, and `states` the states after some of them: 0,
+    those of `STOPS`, and all.
+    """
 
     strategy: WeightSharing
-    states: list[dict[str, Any]]
+    states: dict[int, dict[str, Any]]
     trials: list[list[Trial]]
 
 
 @cache
 def undisturbed(name: str) -> Undisturbed:
     strategy = small_strategy(name, seed=7)
-    states, trials = [saved(strategy)], [list[Trial]()]
+    states, trials = {0: saved(strategy)}, [list[Trial]()]
     while not strategy.finished:
         trials.append([*trials[-1], *strategy.step()])
-        states.append(saved(strategy))
+        if strategy.finished or len(trials) - 1 in STOPS:
+            states[len(trials) - 1] = saved(strategy)
     return Undisturbed(strategy, states, trials)
 
 
 def test_it_says_beforehand_how_many_steps_it_takes(name: str) -> None:
     run = undisturbed(name)
-    assert small_strategy(name, seed=7).total_steps == len(run.states) - 1
+    assert small_strategy(name, seed=7).total_steps == len(run.trials) - 1
 
 
 def test_the_same_seed_gives_the_same_trials(name: str) -> None:
@@ -86,7 +97,7 @@ def test_another_seed_gives_other_trials(name: str) -> None:
     assert run_to_the_end(small_strategy(name, seed=8)) != undisturbed(name).trials[-1]
 
 
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", STOPS)
 def test_stopping_and_resuming_changes_nothing(name: str, steps: int) -> None:
     once = undisturbed(name)
     resumed = small_strategy(name, seed=1)
@@ -127,7 +138,8 @@ def test_trials_count_from_zero_and_say_what_is_known(name: str) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_candidates_hold_the_bounds_before_and_after_the_search(name: str, share: float) -> None:
     strategy, bounds = small_strategy(name, share=share), bounds_of(SPACE, share)
-    for state in undisturbed(name).states[::3]:
+    states = undisturbed(name).states
+    for state in (states[0], states[max(states)]):
         strategy.load_state_dict(state)
         found = strategy.candidates(4)
         assert found
@@ -230,7 +242,6 @@ class Forwards(Backwards):
             yield request.number, self.score(request)
 
 
-DEAR = ("optuna-gp", "optuna-tpe")  # optuna's own models take seconds for a proposal
 PROPOSING = sorted(name for name, entry in STRATEGIES.items() if entry.sampler is not None)
 FORMS: dict[str, dict[str, Any]] = {
     "metric": {},
@@ -269,8 +280,8 @@ def proposing(
 @pytest.mark.parametrize(
     ("name", "form"),
     [
-        # the Gaussian process takes minutes, and all of optuna's go through the same adapter
-        pytest.param(name, form, marks=[pytest.mark.slow] if name == "optuna-tpe" else [])
+        # the Gaussian process takes minutes
+        pytest.param(name, form, marks=[pytest.mark.slow] if name in DEAR else [])
         for name in PROPOSING
         for form in sorted(FORMS)
         if name != "optuna-gp"
