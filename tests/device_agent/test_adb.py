@@ -65,7 +65,7 @@ def test_a_phone_that_has_not_allowed_this_computer_says_what_to_do(
         monkeypatch.context() as patch,
         pytest.raises(DeviceError, match=r"pixel is unauthorized: .*accept the question") as caught,
     ):
-        patch.setattr("nasdeploy.device_agent.adb_tcp.CONNECT_S", 0.5)
+        patch.setattr("nasdeploy.device_agent.adb_tcp.CONNECT_S", 2.0)
         OPENERS[way](phone).info()
     assert not isinstance(caught.value, DeviceUnreachable)  # waiting alone will not help
     phone.allow(adb_user.public_key)

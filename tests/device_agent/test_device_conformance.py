@@ -144,7 +144,7 @@ def test_lines_come_before_the_command_ends(device: Device) -> None:
     def see(line: str) -> None:
         raise Seen(line)
 
-    with pytest.raises(Seen, match="^one$"):
+    with pytest.raises(Seen, match=r"^one$"):
         device.run(["sh", "-c", "echo one; sleep 77"], timeout_s=30, on_line=see)
 
 
