@@ -42,6 +42,11 @@ class Bounds:
         latency = Limit("latency_ms", self.estimator().calibrated, self.latency_ms)
         return (latency, *self.others)
 
+    def known(self, arch: Arch) -> dict[str, float]:
+        """What is known of an architecture without evaluating it: the estimate, what is bounded."""
+        others = {limit.name: limit.cost.of(arch) for limit in self.others}
+        return {"latency_ms": self.estimator().calibrated.of(arch), **others}
+
     def admits(self, archs: Sequence[Arch] | npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
         """(n,) whether each of (n, decisions) architectures holds all bounds."""
         population = np.asarray(archs)

@@ -35,6 +35,14 @@ SMALL: dict[str, Any] = {
 _PROPOSING: dict[str, Any] = {"supernet_epochs": 2, "trials": 12, "trials_per_step": 3}
 QUICK: dict[str, dict[str, Any]] = {
     "bayesian": {**_PROPOSING, "initial_trials": 4},
+    "enas": {
+        "warmup_epochs": 1,
+        "search_epochs": 4,
+        "controller_lr": 0.05,
+        "hidden": 16,
+        "archs_per_update": 2,
+        "final_trials": 6,
+    },
     "evolution": {**_PROPOSING, "population_size": 4, "tournament_size": 2},
     "local": _PROPOSING,
     "nsga2": {**_PROPOSING, "population_size": 4},
