@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from nasdeploy.search.reinforce import Drawn
 from nasdeploy.search.space import Arch, Decision
 
 _SIDES = ("left", "right")
@@ -53,20 +54,6 @@ class Slot:
     scope: str
     source: int
     ends_block: bool
-
-
-class Drawn(NamedTuple):
-    """
-    Attributes:
-        archs: (n, decisions).
-        log_probs: (n,) of each, natural logarithm.
-        entropies: (n,) nats: of all decisions on the way to it, each given those before; their
-            mean over draws is the entropy of the policy.
-    """
-
-    archs: Tensor
-    log_probs: Tensor
-    entropies: Tensor
 
 
 def slots_of(decisions: Sequence[Decision]) -> tuple[Slot, ...]:

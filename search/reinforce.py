@@ -8,6 +8,7 @@ architecture does not move it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +16,22 @@ from torch import Tensor
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.space import Arch
 from nasdeploy.search.supernet import SinglePath, Supernet
+from nasdeploy.search.supernet_training import finite
 from nasdeploy.search.task import Task
+
+
+class Drawn(NamedTuple):
+    """
+    Attributes:
+        archs: (n, decisions).
+        log_probs: (n,) of each, natural logarithm.
+        entropies: (n,) nats: of all decisions on the way to it, each given those before; their
+            mean over draws is the entropy of the policy.
+    """
+
+    archs: Tensor
+    log_probs: Tensor
+    entropies: Tensor
 
 
 class MovingBaseline:
@@ -51,18 +67,34 @@ def policy_loss(
 ) -> Tensor:
     """A scalar whose gradient, averaged over draws, is that of -(mean reward + weight * entropy).
 
-    An entropy acts twice: as a part of the reward, since it depends on what was drawn, and directly.
+    An entropy acts twice: as a part of the reward, since it depends on the draw, and directly.
 
     Args:
         log_probs: (n,) of the architectures that were drawn.
         advantages: n rewards, each less the same baseline.
         entropies: (n,) nats, on the way to each.
     """
-    gained = torch.tensor(advantages, dtype=log_probs.dtype)
+    gained = torch.tensor(advantages, dtype=log_probs.dtype, device=log_probs.device)
     if entropies is None or not entropy_weight:
         return -(gained * log_probs).mean()
     gained = gained + entropy_weight * entropies.detach()
     return -(gained * log_probs + entropy_weight * entropies).mean()
+
+
+class ReinforceSettings(Protocol):
+    """What a strategy's settings say of it."""
+
+    @property
+    def latency_term(self) -> str: ...
+
+    @property
+    def latency_weight(self) -> float: ...
+
+    @property
+    def archs_per_update(self) -> int: ...
+
+    @property
+    def baseline_decay(self) -> float: ...
 
 
 class PathRewards:
@@ -70,32 +102,84 @@ class PathRewards:
 
     Batch norm takes the batch's own statistics, as it does where the weights are trained: those of
     a supernet are of all its paths.
-
-    Args:
-        value: The metric and the latency relative to the bound (None without a bound) as one
-            number, higher is better.
     """
 
     def __init__(
-        self,
-        supernet: Supernet,
-        *,
-        task: Task,
-        bounds: Bounds,
-        value: Callable[[float, float | None], float],
+        self, supernet: Supernet, *, task: Task, bounds: Bounds, settings: ReinforceSettings
     ) -> None:
-        self.supernet, self.task, self.bounds, self.value = supernet, task, bounds, value
+        self.supernet, self.task, self.bounds, self.settings = supernet, task, bounds, settings
 
     @torch.no_grad()
     def __call__(self, arch: Arch, x: Tensor, y: Tensor) -> float:
         self.supernet.train()
         with self.supernet.mixed_by(SinglePath(arch)):
             metric = self.task.metrics(self.supernet(x), y)[self.task.metric]
-        return self.value(metric, self.relative_latency(arch))
+        return self.with_latency(metric, arch)
 
-    def relative_latency(self, arch: Arch) -> float | None:
-        """The estimate as a share of the bound; None without one."""
+    def with_latency(self, metric: float, arch: Arch) -> float:
+        """The metric less what the estimate costs: the term that gradients have in their loss."""
         bound = self.bounds.latency_ms
         if bound is None:
-            return None
-        return self.bounds.estimator().calibrated.of(arch) / bound
+            return metric
+        relative = self.bounds.estimator().calibrated.of(arch) / bound
+        weight = self.settings.latency_weight
+        if self.settings.latency_term == "multiply":
+            return float(metric * relative**-weight)
+        if self.settings.latency_term == "excess":
+            relative = max(relative - 1, 0.0)
+        return metric - weight * relative
+
+
+class PolicyGradient:
+    """Draws a path for each batch, and updates the policy after every so many.
+
+    Args:
+        draw: One architecture by the policy.
+        log_prob: What drawing some would have recorded, differentiable.
+        rate: The setting that a diverged policy's user is told to lower.
+    """
+
+    def __init__(
+        self,
+        *,
+        draw: Callable[[], Arch],
+        log_prob: Callable[[Sequence[Arch]], Drawn],
+        reward: PathRewards,
+        optimizer: torch.optim.Optimizer,
+        settings: ReinforceSettings,
+        rate: str,
+        entropy_weight: float = 0.0,
+    ) -> None:
+        self.draw, self.log_prob, self.reward = draw, log_prob, reward
+        self.optimizer, self.settings, self.rate = optimizer, settings, rate
+        self.entropy_weight = entropy_weight
+        self.baseline = MovingBaseline(settings.baseline_decay)
+        self._archs: list[Arch] = []
+        self._rewards: list[float] = []
+        self._seen: list[float] = []
+
+    def step(self, x: Tensor, y: Tensor, *, epoch: int, number: int) -> None:
+        """Score one path on a batch, which the weights must not have learnt from."""
+        arch = self.draw()
+        self._archs.append(arch)
+        self._rewards.append(self.reward(arch, x, y))
+        if len(self._archs) == self.settings.archs_per_update:
+            self._update(epoch, number)
+
+    def end_epoch(self, epoch: int) -> float:
+        """Update on what is left; the mean reward of the epoch."""
+        if self._archs:
+            self._update(epoch, len(self._seen))
+        seen, self._seen = self._seen, []
+        return sum(seen) / max(len(seen), 1)
+
+    def _update(self, epoch: int, number: int) -> None:
+        drawn = self.log_prob(self._archs)
+        advantages = self.baseline.advantages(self._rewards)
+        loss = policy_loss(drawn.log_probs, advantages, drawn.entropies, self.entropy_weight)
+        finite(loss, "policy", epoch, number, self.rate, self.settings)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self._seen += self._rewards
+        self._archs, self._rewards = [], []

@@ -55,6 +55,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "proxyless": {"warmup_epochs": 1, "search_epochs": 4, "arch_lr": 0.1},
     "random": _PROPOSING,
 }
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "proxyless-reinforce": ("proxyless", {"arch_update": "reinforce", "archs_per_update": 2}),
+}
+"""Other forms of a strategy, that keep the same promises."""
 
 
 def small_space(**parameters: Any) -> SearchSpace:
@@ -117,6 +121,7 @@ def small_strategy(
     **settings: Any,
 ) -> WeightSharing:
     space = space or small_space()
+    name, form = VARIANTS.get(name, (name, {}))
     return make_strategy(
         name,
         space,
@@ -125,7 +130,7 @@ def small_strategy(
         data=data or Blobs(),
         bounds=bounds_of(space, share),
         seed=seed,
-        settings={**QUICK[name], **settings},
+        settings={**QUICK[name], **form, **settings},
         supernet_weights=supernet_weights,
     )
 

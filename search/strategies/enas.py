@@ -35,13 +35,12 @@ from nasdeploy.search.controller import Controller
 from nasdeploy.search.data import SearchData
 from nasdeploy.search.evaluators.supernet import SupernetEvaluator
 from nasdeploy.search.objective import Bounds
-from nasdeploy.search.reinforce import MovingBaseline, PathRewards, policy_loss
+from nasdeploy.search.reinforce import PathRewards, PolicyGradient
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
 from nasdeploy.search.supernet_training import (
     SupernetSettings,
     SupernetTrainer,
-    finite,
     require,
 )
 from nasdeploy.search.task import Task
@@ -92,15 +91,6 @@ class EnasSettings(SupernetSettings):
         counts = ("search_epochs", "archs_per_update", "hidden", "trials_per_epoch", "final_trials")
         require("at least 1", self._of(counts), lambda value: value >= 1)
 
-    def reward(self, metric: float, relative: float | None) -> float:
-        if relative is None:
-            return metric
-        if self.latency_term == "multiply":
-            return metric * relative**-self.latency_weight
-        if self.latency_term == "excess":
-            relative = max(relative - 1, 0.0)
-        return metric - self.latency_weight * relative
-
     def _of(self, names: Sequence[str]) -> dict[str, float]:
         return {name: getattr(self, name) for name in names}
 
@@ -136,7 +126,6 @@ class Enas:
         )
         supernet = self._trainer.supernet
         self._evaluator = SupernetEvaluator(supernet, task=task, data=data, settings=settings)
-        self._reward = PathRewards(supernet, task=task, bounds=bounds, value=settings.reward)
         # small enough that it is quickest on the CPU, wherever the supernet is
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "controller"))
@@ -147,7 +136,15 @@ class Enas:
                 tanh_constant=settings.tanh_constant,
             )
         self._optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.controller_lr)
-        self._baseline = MovingBaseline(settings.baseline_decay)
+        self._policy = PolicyGradient(
+            draw=lambda: self._draw(1)[0],
+            log_prob=self.controller.log_prob,
+            reward=PathRewards(supernet, task=task, bounds=bounds, settings=settings),
+            optimizer=self._optimizer,
+            settings=settings,
+            rate="controller_lr",
+            entropy_weight=settings.entropy_weight,
+        )
         self._rng = Random(seed)
         self._draws = torch.Generator().manual_seed(derived_seed(seed, "draws"))
         self._epoch = self._trials = 0
@@ -193,35 +190,9 @@ class Enas:
 
     def _train_controller(self, epoch: int) -> float:
         """A pass over the half that chooses; the mean reward."""
-        archs: list[Arch] = []
-        rewards: list[float] = []
-        seen: list[float] = []
         for number, (x, y) in enumerate(self._trainer.batches("arch", epoch)):
-            archs.append(self._draw(1)[0])
-            rewards.append(self._reward(archs[-1], x, y))
-            if len(archs) == self.settings.archs_per_update:
-                self._update(archs, rewards, epoch, number)
-                seen += rewards
-                archs, rewards = [], []
-        if archs:
-            self._update(archs, rewards, epoch, number)
-        seen += rewards
-        return sum(seen) / max(len(seen), 1)
-
-    def _update(
-        self, archs: Sequence[Arch], rewards: Sequence[float], epoch: int, number: int
-    ) -> None:
-        drawn = self.controller.log_prob(archs)
-        loss = policy_loss(
-            drawn.log_probs,
-            self._baseline.advantages(rewards),
-            drawn.entropies,
-            self.settings.entropy_weight,
-        )
-        finite(loss, "controller", epoch, number, "controller_lr", self.settings)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+            self._policy.step(x, y, epoch=epoch, number=number)
+        return self._policy.end_epoch(epoch)
 
     def _draw(self, n: int) -> list[Arch]:
         archs = self.controller.sample(n, self._draws).archs
@@ -301,7 +272,7 @@ class Enas:
             "trainer": self._trainer.state_dict(),
             "controller": self.controller.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "baseline": self._baseline.value,
+            "baseline": self._policy.baseline.value,
             "rng": self._rng.getstate(),
             "draws": self._draws.get_state(),
             "epoch": self._epoch,
@@ -315,7 +286,7 @@ class Enas:
         self._trainer.load_state_dict(state["trainer"])
         self.controller.load_state_dict(state["controller"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._baseline.value = state["baseline"]
+        self._policy.baseline.value = state["baseline"]
         self._rng.setstate(state["rng"])
         self._draws.set_state(state["draws"])
         self._epoch, self._trials = state["epoch"], state["trials"]

@@ -5,7 +5,10 @@ probability of each candidate. A weight step draws one path and trains it (secti
 architecture step draws two candidates per decision, computes both, and lets one through by a binary
 gate; the gradient of the gates stands for that of the probabilities (section 3.2, equation 4), and
 the two alphas are rescaled so that the probabilities of the others stay (section 3.2.1). Expected
-latency, differentiable through the table, is added to the loss (section 3.3).
+latency, differentiable through the table, is added to the loss (section 3.3). With
+``arch_update="reinforce"`` an architecture step draws one path instead, and its reward is the
+accuracy on the batch less what its latency costs (section 3.3.2; with the moving baseline of the
+published code).
 
 Where we differ from the paper and its code:
     * What is returned is not each decision's best candidate but the architecture with the highest
@@ -38,6 +41,7 @@ from nasdeploy.search.data import SearchData
 from nasdeploy.search.evaluators.supernet import SupernetEvaluator
 from nasdeploy.search.expectation import expected_cost
 from nasdeploy.search.objective import Bounds
+from nasdeploy.search.reinforce import Drawn, PathRewards, PolicyGradient
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
 from nasdeploy.search.supernet_training import (
@@ -48,6 +52,7 @@ from nasdeploy.search.supernet_training import (
 )
 from nasdeploy.search.task import Task
 
+ARCH_UPDATES = ("gradient", "reinforce")
 LATENCY_TERMS = ("add", "excess", "multiply")
 
 
@@ -57,7 +62,11 @@ class ProxylessSettings(SupernetSettings):
     Attributes:
         warmup_epochs: Weights only, paths drawn evenly; none with a trained supernet.
         search_epochs: A weight step and an architecture step for each batch of the two halves.
+        arch_update: ``"gradient"``, by the binary gates, or ``"reinforce"``.
         arch_lr: Of Adam (betas 0 and 0.999) on alpha. The paper's 0.006 is for 150 epochs.
+        archs_per_update: ``reinforce`` only: paths, each on the next batch, whose mean is one
+            update.
+        baseline_decay: ``reinforce`` only: of the moving average of rewards.
         latency_term: ``"excess"``, ``"add"`` or ``"multiply"``: see the top of this file. Without a
             bound on latency there is no term.
         latency_weight: See there.
@@ -65,7 +74,10 @@ class ProxylessSettings(SupernetSettings):
 
     warmup_epochs: int = 4
     search_epochs: int = 8
+    arch_update: Literal["gradient", "reinforce"] = "gradient"
     arch_lr: float = 0.02
+    archs_per_update: int = 5
+    baseline_decay: float = 0.9
     latency_term: Literal["add", "excess", "multiply"] = "excess"
     latency_weight: float = 2.0
 
@@ -76,7 +88,12 @@ class ProxylessSettings(SupernetSettings):
         require("above 0", {"arch_lr": self.arch_lr}, lambda value: value > 0)
         epochs = {"warmup_epochs": self.warmup_epochs, "latency_weight": self.latency_weight}
         require("at least 0", epochs, lambda value: value >= 0)
-        require("at least 1", {"search_epochs": self.search_epochs}, lambda value: value >= 1)
+        if self.arch_update not in ARCH_UPDATES:
+            raise UnknownName("arch_update", self.arch_update, ARCH_UPDATES)
+        counts = {"search_epochs": self.search_epochs, "archs_per_update": self.archs_per_update}
+        require("at least 1", counts, lambda value: value >= 1)
+        shares = {"baseline_decay": self.baseline_decay}
+        require("at least 0 and below 1", shares, lambda value: 0 <= value < 1)
 
 
 class _Gated(torch.autograd.Function):
@@ -114,6 +131,14 @@ class BinaryGates:
     def sample(self, rng: Random) -> Arch:
         """One path, each decision drawn by its probabilities."""
         return tuple(_draw(p.tolist(), rng) for p in self.probabilities())
+
+    def log_prob(self, archs: Sequence[Arch]) -> Drawn:
+        """How likely `sample` draws these, differentiable in alpha."""
+        chosen = torch.tensor(archs, device=self.alphas[0].device)
+        logs = [alpha.log_softmax(0) for alpha in self.alphas]
+        log_probs = torch.stack([log[chosen[:, index]] for index, log in enumerate(logs)]).sum(0)
+        entropy = torch.stack([-(log.exp() * log).sum() for log in logs]).sum()
+        return Drawn(chosen, log_probs, entropy.expand_as(log_probs))
 
     def draw(self, rng: Random) -> None:
         """Draw for each decision two candidates without replacement, the first of them active."""
@@ -198,6 +223,14 @@ class Proxyless:
             self.gates.alphas, lr=settings.arch_lr, betas=(0.0, 0.999)
         )
         self._rng = Random(seed)
+        self._policy = PolicyGradient(
+            draw=lambda: self.gates.sample(self._rng),
+            log_prob=self.gates.log_prob,
+            reward=PathRewards(self._trainer.supernet, task=task, bounds=bounds, settings=settings),
+            optimizer=self._optimizer,
+            settings=settings,
+            rate="arch_lr",
+        )
         self._epoch = 0
         self._progress = "not started"
 
@@ -243,10 +276,15 @@ class Proxyless:
         for number, ((x, y), (arch_x, arch_y)) in enumerate(halves):
             arch = self.gates.sample(self._rng)
             losses.append(self._trainer.step(arch, x, y, epoch=epoch, number=number))
-            self._arch_step(arch_x, arch_y, epoch, number)
+            if self.settings.arch_update == "reinforce":
+                self._policy.step(arch_x, arch_y, epoch=epoch, number=number)
+            else:
+                self._gate_step(arch_x, arch_y, epoch, number)
+        if self.settings.arch_update == "reinforce":
+            self._policy.end_epoch(epoch)
         return losses
 
-    def _arch_step(self, x: Tensor, y: Tensor, epoch: int, number: int) -> None:
+    def _gate_step(self, x: Tensor, y: Tensor, epoch: int, number: int) -> None:
         supernet = self._trainer.supernet
         self.gates.draw(self._rng)
         self._optimizer.zero_grad(set_to_none=True)
@@ -317,6 +355,7 @@ class Proxyless:
             "trainer": self._trainer.state_dict(),
             "alphas": [alpha.detach() for alpha in self.gates.alphas],
             "optimizer": self._optimizer.state_dict(),
+            "baseline": self._policy.baseline.value,
             "rng": self._rng.getstate(),
             "epoch": self._epoch,
             "warmup_epochs": self._warmup_epochs,
@@ -329,6 +368,7 @@ class Proxyless:
             for alpha, saved in zip(self.gates.alphas, state["alphas"], strict=True):
                 alpha.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
+        self._policy.baseline.value = state["baseline"]
         self._rng.setstate(state["rng"])
         self._epoch = state["epoch"]
         # a search that was handed a trained supernet resumes without being handed it again

@@ -13,8 +13,8 @@ from small_spaces import small
 from torch import Tensor
 
 from nasdeploy.errors import UsageError
-from nasdeploy.search.controller import Controller, Drawn, slots_of
-from nasdeploy.search.reinforce import MovingBaseline, PathRewards, policy_loss
+from nasdeploy.search.controller import Controller, slots_of
+from nasdeploy.search.reinforce import Drawn, MovingBaseline, PathRewards, policy_loss
 from nasdeploy.search.space import Arch, Decision
 from nasdeploy.search.strategies import make_settings
 from nasdeploy.search.strategies.enas import Enas
@@ -170,7 +170,7 @@ def test_a_reward_is_the_accuracy_of_that_path_less_what_the_bound_takes_off() -
         y = network(x).argmax(1)  # so that this path is always right
     bounds = bounds_of(space, 0.5)
     settings = make_settings("enas", {"latency_weight": 3.0}).own
-    reward = PathRewards(supernet, task=task, bounds=bounds, value=settings.reward)
+    reward = PathRewards(supernet, task=task, bounds=bounds, settings=settings)
     assert bounds.latency_ms is not None
     above = milliseconds(space).of(arch) / bounds.latency_ms - 1
     assert reward(arch, x, y) == pytest.approx(1 - 3.0 * above)
