@@ -35,8 +35,9 @@ from nasdeploy.pipeline.run_folder import RUNS, RunFolder, digest, git_revision,
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.export import export_winner
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
+from nasdeploy.pipeline.stages.problem import Problem, bounds_of, live_estimators, pose
 from nasdeploy.pipeline.stages.profile import profile, rounds_path
-from nasdeploy.pipeline.stages.search import Problem, bounds_of, pose, search
+from nasdeploy.pipeline.stages.search import search
 from nasdeploy.pipeline.stages.train import make_train_settings, random_within, train_winner
 from nasdeploy.pipeline.stages.verify import verify
 from nasdeploy.search.space import Arch, SearchSpace
@@ -87,7 +88,9 @@ def load(config: RunConfig) -> DataSet:
     root = Path(config.data_root) if config.data_root else None
     given = config.space_parameters.get("input_shape")
     shape = (given[0], given[1], given[2]) if given and config.data.startswith("folder:") else None
-    return load_data(config.data, root=root, seed=config.seed, input_shape=shape)
+    return load_data(
+        config.data, root=root, seed=config.seed, input_shape=shape, images=config.images
+    )
 
 
 def space_for(config: RunConfig, data: DataSet | None) -> SearchSpace:
@@ -136,9 +139,11 @@ def table_for_run(context: Context, folder: RunFolder, data: DataSet) -> OpenedT
     return open_table(path)
 
 
-def pose_on(context: Context, opened: OpenedTable, data: DataSet) -> Problem:
-    """The problem on a table; the table's deployment is the default one."""
+def pose_on(context: Context, opened: OpenedTable | None, data: DataSet) -> Problem:
+    """The problem on a table; the table's deployment is the default one, else that of the data."""
     config = context.config
+    if opened is None:
+        return pose(context, space_for(config, data), data, None)
     check_table(context, opened)
     wanted = {"name": config.space_name, **config.space_parameters}
     return pose(context, space_on_table(wanted, opened), data, opened)
@@ -188,7 +193,7 @@ def baselines(context: Context, problem: Problem, winner: Mapping[str, Any]) -> 
         return []
     found = random_within(
         problem.space,
-        bounds_of(context, problem, [problem.estimator]),
+        bounds_of(context, problem, live_estimators(problem)),
         count,
         seed=context.config.seed,
         exclude=tuple(winner["arch"]),

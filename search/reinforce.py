@@ -8,16 +8,37 @@ architecture does not move it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nasdeploy.search.objective import Bounds
+from nasdeploy.search.latency_term import JointSettings, LatencyTerm
 from nasdeploy.search.space import Arch
 from nasdeploy.search.supernet import SinglePath, Supernet
-from nasdeploy.search.supernet_training import finite
+from nasdeploy.search.supernet_training import finite, require
 from nasdeploy.search.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReinforceSettings(JointSettings):
+    """
+    Attributes:
+        archs_per_update: Paths, each scored on the next batch, whose mean is one update.
+        baseline_decay: Of the moving average of rewards; the 0.99 of the published codes of ENAS
+            and ProxylessNAS is for thousands of updates.
+    """
+
+    archs_per_update: int = 5
+    baseline_decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        super(ReinforceSettings, self).__post_init__()
+        counts = {"archs_per_update": self.archs_per_update}
+        require("at least 1", counts, lambda value: value >= 1)
+        shares = {"baseline_decay": self.baseline_decay}
+        require("at least 0 and below 1", shares, lambda value: 0 <= value < 1)
 
 
 class Drawn(NamedTuple):
@@ -81,22 +102,6 @@ def policy_loss(
     return -(gained * log_probs + entropy_weight * entropies).mean()
 
 
-class ReinforceSettings(Protocol):
-    """What a strategy's settings say of it."""
-
-    @property
-    def latency_term(self) -> str: ...
-
-    @property
-    def latency_weight(self) -> float: ...
-
-    @property
-    def archs_per_update(self) -> int: ...
-
-    @property
-    def baseline_decay(self) -> float: ...
-
-
 class PathRewards:
     """What a path of a supernet is worth on a batch: the task's metric, and what latency takes off.
 
@@ -104,30 +109,15 @@ class PathRewards:
     a supernet are of all its paths.
     """
 
-    def __init__(
-        self, supernet: Supernet, *, task: Task, bounds: Bounds, settings: ReinforceSettings
-    ) -> None:
-        self.supernet, self.task, self.bounds, self.settings = supernet, task, bounds, settings
+    def __init__(self, supernet: Supernet, task: Task, latency: LatencyTerm) -> None:
+        self.supernet, self.task, self.latency = supernet, task, latency
 
     @torch.no_grad()
     def __call__(self, arch: Arch, x: Tensor, y: Tensor) -> float:
         self.supernet.train()
         with self.supernet.mixed_by(SinglePath(arch)):
             metric = self.task.metrics(self.supernet(x), y)[self.task.metric]
-        return self.with_latency(metric, arch)
-
-    def with_latency(self, metric: float, arch: Arch) -> float:
-        """The metric less what the estimate costs: the term that gradients have in their loss."""
-        bound = self.bounds.latency_ms
-        if bound is None:
-            return metric
-        relative = self.bounds.estimator().calibrated.of(arch) / bound
-        weight = self.settings.latency_weight
-        if self.settings.latency_term == "multiply":
-            return float(metric * relative**-weight)
-        if self.settings.latency_term == "excess":
-            relative = max(relative - 1, 0.0)
-        return metric - weight * relative
+        return self.latency.off_reward(metric, arch)
 
 
 class PolicyGradient:

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,15 +34,12 @@ from nasdeploy.latency_tables.optimum import best_within, check_limits
 from nasdeploy.search.controller import Controller
 from nasdeploy.search.data import SearchData
 from nasdeploy.search.evaluators.supernet import SupernetEvaluator
+from nasdeploy.search.latency_term import LatencyTerm
 from nasdeploy.search.objective import Bounds
-from nasdeploy.search.reinforce import PathRewards, PolicyGradient
+from nasdeploy.search.reinforce import PathRewards, PolicyGradient, ReinforceSettings
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
-from nasdeploy.search.supernet_training import (
-    SupernetSettings,
-    SupernetTrainer,
-    require,
-)
+from nasdeploy.search.supernet_training import SupernetTrainer, require
 from nasdeploy.search.task import Task
 from nasdeploy.seeds import derived_seed
 
@@ -50,15 +47,12 @@ _DRAWS = 256  # from which the policy's preferences are counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnasSettings(SupernetSettings):
+class EnasSettings(ReinforceSettings):
     """
     Attributes:
         warmup_epochs: Weights only, paths drawn evenly; none with a trained supernet.
         search_epochs: Of the weights on drawn paths, each followed by a pass of the controller.
         controller_lr: Of Adam on the controller. The paper's 0.00035 is for 310 epochs.
-        archs_per_update: Paths, each scored on the next batch, whose mean is one update.
-        baseline_decay: Of the moving average of rewards; the published code's 0.99 is for
-            thousands of updates.
         entropy_weight: On nats of the whole architecture's entropy, in units of the reward.
         hidden, temperature, tanh_constant: Of the controller.
         trials_per_epoch: Paths that are drawn within the bounds and scored after an epoch; a
@@ -66,13 +60,7 @@ class EnasSettings(SupernetSettings):
         final_trials: The same after the last one.
     """
 
-    latency_term: Literal["add", "excess", "multiply"] = "excess"
-    latency_weight: float = 2.0
-    warmup_epochs: int = 4
-    search_epochs: int = 8
     controller_lr: float = 0.005
-    archs_per_update: int = 5
-    baseline_decay: float = 0.9
     entropy_weight: float = 1e-4
     hidden: int = 100
     temperature: float = 5.0
@@ -84,11 +72,9 @@ class EnasSettings(SupernetSettings):
         super(EnasSettings, self).__post_init__()
         positive = ("controller_lr", "temperature", "tanh_constant")
         require("above 0", self._of(positive), lambda value: value > 0)
-        not_negative = ("warmup_epochs", "entropy_weight", "latency_weight")
-        require("at least 0", self._of(not_negative), lambda value: value >= 0)
-        shares = {"baseline_decay": self.baseline_decay}
-        require("at least 0 and below 1", shares, lambda value: 0 <= value < 1)
-        counts = ("search_epochs", "archs_per_update", "hidden", "trials_per_epoch", "final_trials")
+        weights = {"entropy_weight": self.entropy_weight}
+        require("at least 0", weights, lambda value: value >= 0)
+        counts = ("hidden", "trials_per_epoch", "final_trials")
         require("at least 1", self._of(counts), lambda value: value >= 1)
 
     def _of(self, names: Sequence[str]) -> dict[str, float]:
@@ -139,7 +125,7 @@ class Enas:
         self._policy = PolicyGradient(
             draw=lambda: self._draw(1)[0],
             log_prob=self.controller.log_prob,
-            reward=PathRewards(supernet, task=task, bounds=bounds, settings=settings),
+            reward=PathRewards(supernet, task, LatencyTerm(settings, bounds)),
             optimizer=self._optimizer,
             settings=settings,
             rate="controller_lr",

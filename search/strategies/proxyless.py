@@ -13,12 +13,8 @@ published code).
 Where we differ from the paper and its code:
     * What is returned is not each decision's best candidate but the architecture with the highest
       log-probability of all that hold the bounds, found exactly.
-    * The paper adds lambda 2 * E[latency], with lambda 2 tuned until the result has the wanted
-      latency. ``latency_term="add"`` is that, relative to the bound as in the published code's
-      "add#linear": weight * E[latency] / bound. It goes on pushing below the bound; so the default,
-      ``"excess"``, is weight * max(0, E[latency] / bound - 1). ``"multiply"`` is the idea of the
-      code's "mul#log", as loss * (E[latency] / bound) ** weight, since a logarithm of milliseconds
-      changes its sign at 1 ms.
+    * The paper's latency term goes on pushing below the bound; the default does not, see
+      `search/latency_term.py`.
     * No block is a candidate like the others and gets its gradient (the code skips it); the common
       residual cancels in the difference of the two gates.
     * alpha starts at exactly 0, an even choice; Adam's rate is higher, for runs of few epochs.
@@ -39,61 +35,35 @@ from nasdeploy.errors import UnknownName
 from nasdeploy.latency_tables.optimum import best_within, check_limits
 from nasdeploy.search.data import SearchData
 from nasdeploy.search.evaluators.supernet import SupernetEvaluator
-from nasdeploy.search.expectation import expected_cost
+from nasdeploy.search.latency_term import LatencyTerm
 from nasdeploy.search.objective import Bounds
-from nasdeploy.search.reinforce import Drawn, PathRewards, PolicyGradient
+from nasdeploy.search.reinforce import Drawn, PathRewards, PolicyGradient, ReinforceSettings
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
-from nasdeploy.search.supernet_training import (
-    SupernetSettings,
-    SupernetTrainer,
-    finite,
-    require,
-)
+from nasdeploy.search.supernet_training import SupernetTrainer, finite, require
 from nasdeploy.search.task import Task
 
 ARCH_UPDATES = ("gradient", "reinforce")
-LATENCY_TERMS = ("add", "excess", "multiply")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProxylessSettings(SupernetSettings):
+class ProxylessSettings(ReinforceSettings):
     """
     Attributes:
         warmup_epochs: Weights only, paths drawn evenly; none with a trained supernet.
         search_epochs: A weight step and an architecture step for each batch of the two halves.
         arch_update: ``"gradient"``, by the binary gates, or ``"reinforce"``.
         arch_lr: Of Adam (betas 0 and 0.999) on alpha. The paper's 0.006 is for 150 epochs.
-        archs_per_update: ``reinforce`` only: paths, each on the next batch, whose mean is one
-            update.
-        baseline_decay: ``reinforce`` only: of the moving average of rewards.
-        latency_term: ``"excess"``, ``"add"`` or ``"multiply"``: see the top of this file. Without a
-            bound on latency there is no term.
-        latency_weight: See there.
     """
 
-    warmup_epochs: int = 4
-    search_epochs: int = 8
     arch_update: Literal["gradient", "reinforce"] = "gradient"
     arch_lr: float = 0.02
-    archs_per_update: int = 5
-    baseline_decay: float = 0.9
-    latency_term: Literal["add", "excess", "multiply"] = "excess"
-    latency_weight: float = 2.0
 
     def __post_init__(self) -> None:
         super(ProxylessSettings, self).__post_init__()
-        if self.latency_term not in LATENCY_TERMS:
-            raise UnknownName("latency_term", self.latency_term, LATENCY_TERMS)
         require("above 0", {"arch_lr": self.arch_lr}, lambda value: value > 0)
-        epochs = {"warmup_epochs": self.warmup_epochs, "latency_weight": self.latency_weight}
-        require("at least 0", epochs, lambda value: value >= 0)
         if self.arch_update not in ARCH_UPDATES:
             raise UnknownName("arch_update", self.arch_update, ARCH_UPDATES)
-        counts = {"search_epochs": self.search_epochs, "archs_per_update": self.archs_per_update}
-        require("at least 1", counts, lambda value: value >= 1)
-        shares = {"baseline_decay": self.baseline_decay}
-        require("at least 0 and below 1", shares, lambda value: 0 <= value < 1)
 
 
 class _Gated(torch.autograd.Function):
@@ -203,6 +173,7 @@ class Proxyless:
         self.task = task
         self.seed = seed
         self.settings = settings
+        self._latency = LatencyTerm(settings, bounds)
         self._warmup_epochs = 0 if supernet_weights is not None else settings.warmup_epochs
         self._trainer = SupernetTrainer(
             space,
@@ -226,7 +197,7 @@ class Proxyless:
         self._policy = PolicyGradient(
             draw=lambda: self.gates.sample(self._rng),
             log_prob=self.gates.log_prob,
-            reward=PathRewards(self._trainer.supernet, task=task, bounds=bounds, settings=settings),
+            reward=PathRewards(self._trainer.supernet, task, self._latency),
             optimizer=self._optimizer,
             settings=settings,
             rate="arch_lr",
@@ -291,7 +262,8 @@ class Proxyless:
         # gradients of the weights would cost as much again and are not used
         supernet.requires_grad_(False)
         with supernet.mixed_by(self.gates):
-            loss = self._with_latency(self.task.loss(supernet(x), y))
+            loss = self.task.loss(supernet(x), y)
+        loss = self._latency.with_loss(loss, self.gates.probabilities())
         finite(loss, "architecture", epoch, number, "arch_lr", self.settings)
         loss.backward()  # type: ignore[no-untyped-call]
         supernet.requires_grad_(True)
@@ -303,19 +275,6 @@ class Proxyless:
         total = torch.stack([alpha.detach().sum() for alpha in self.gates.alphas]).sum()
         finite(total, "architecture", epoch, number, "weight_lr", self.settings)
 
-    def _with_latency(self, loss: Tensor) -> Tensor:
-        bound = self.bounds.latency_ms
-        if bound is None:
-            return loss
-        estimated = self.bounds.estimator().calibrated
-        relative = expected_cost(estimated, self.gates.probabilities()) / bound
-        weight = self.settings.latency_weight
-        if self.settings.latency_term == "multiply":
-            return loss * relative**weight
-        if self.settings.latency_term == "excess":
-            relative = (relative - 1).clamp(min=0)
-        return loss + weight * relative
-
     def _current(self, epoch: int, phase: str) -> Trial:
         best = self.candidates(1)
         if not best:
@@ -324,17 +283,13 @@ class Proxyless:
         ((_, scored),) = self._evaluator([Request(epoch, arch, self.seed)])
         if isinstance(scored, str):
             return Trial(epoch, arch, failure=scored, phase=phase)
-        estimated = self.bounds.estimator().calibrated
         with torch.no_grad():
-            probabilities = self.gates.probabilities()
             logs = [alpha.log_softmax(0) for alpha in self.gates.alphas]
             entropies = [float(-(log.exp() * log).sum()) for log in logs]
-            expected = float(expected_cost(estimated, probabilities))
         metrics = {
             **scored,
-            "latency_ms": estimated.of(arch),
-            **{limit.name: limit.cost.of(arch) for limit in self.bounds.others},
-            "expected_latency_ms": expected,
+            **self.bounds.known(arch),
+            **self._latency.expected(self.gates.probabilities()),
             "entropy": sum(entropies) / len(entropies),
         }
         return Trial(epoch, arch, metrics, phase=phase)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nasdeploy.errors import UsageError
 from nasdeploy.search.controller import Controller, slots_of
+from nasdeploy.search.latency_term import LatencyTerm
 from nasdeploy.search.reinforce import Drawn, MovingBaseline, PathRewards, policy_loss
 from nasdeploy.search.space import Arch, Decision
 from nasdeploy.search.strategies import make_settings
@@ -170,7 +171,7 @@ def test_a_reward_is_the_accuracy_of_that_path_less_what_the_bound_takes_off() -
         y = network(x).argmax(1)  # so that this path is always right
     bounds = bounds_of(space, 0.5)
     settings = make_settings("enas", {"latency_weight": 3.0}).own
-    reward = PathRewards(supernet, task=task, bounds=bounds, settings=settings)
+    reward = PathRewards(supernet, task, LatencyTerm(settings, bounds))
     assert bounds.latency_ms is not None
     above = milliseconds(space).of(arch) / bounds.latency_ms - 1
     assert reward(arch, x, y) == pytest.approx(1 - 3.0 * above)
