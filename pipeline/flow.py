@@ -106,14 +106,19 @@ def check_request(config: RunConfig, replayed: Path | None) -> None:
     """Refuse at once what would only be found out after minutes of work."""
     if not config.bounds.any:
         raise UsageError("A search needs a bound: --latency 100ms, --max-params 3M, ...")
+    check_settings(config)
+    if replayed is not None and not replayed.is_file():
+        raise BadInput(f"There are no measurements in {replayed}.")
+
+
+def check_settings(config: RunConfig) -> None:
+    """Refuse names and numbers of which nothing can be made."""
     make_space(config.space_name, **config.space_parameters)
     make_settings(config.search.strategy, config.search.settings, evaluator=config.search.evaluator)
     make_train_settings(config.train.settings, seed=config.seed)
     supernet = config.search.supernet
     if supernet is not None and not Path(supernet).is_file():
         raise UsageError(f"There is no supernet {supernet}; a search writes runs/NAME/supernet.pt.")
-    if replayed is not None and not replayed.is_file():
-        raise BadInput(f"There are no measurements in {replayed}.")
 
 
 def table_for_run(context: Context, folder: RunFolder, data: DataSet) -> OpenedTable:
@@ -289,6 +294,18 @@ def search_only(
         winner = search(context, folder, problem, measurements)
         file = _untrained(context, folder, problem.space, tuple(winner["arch"]))
     return folder, {**winner, "file": str(file)}
+
+
+def search_architecture(
+    config: RunConfig, console: Console, opened: OpenedTable | None
+) -> tuple[RunFolder, dict[str, Any]]:
+    """The search alone: it may do without a bound and a table, and no file comes of it."""
+    check_settings(config)
+    context = make_context(config, console)
+    problem = pose_on(context, opened, load(config))
+    folder = RunFolder(search_folder(config))
+    with held(folder, config):
+        return folder, search(context, folder, problem, Measurements(folder.measurements_path))
 
 
 def search_seeds(

@@ -59,7 +59,8 @@ class Problem:
 def pose(context: Context, space: SearchSpace, data: DataSet, table: OpenedTable | None) -> Problem:
     """Put the parts of a search together, and refuse at once what cannot be met."""
     config = context.config
-    statistic, estimator = config.bounds.statistic or "median", None
+    statistic: str = config.bounds.statistic or "median"
+    estimator = None
     if table is not None:
         statistic = statistic_of(config, table.table)
         estimator = estimator_of(space, table.table, statistic=statistic)

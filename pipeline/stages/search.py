@@ -36,7 +36,7 @@ from nasdeploy.pipeline.stages.problem import (
 from nasdeploy.search import checkpoint as checkpoints
 from nasdeploy.search.loop import Budget, Progress, drive, read_history
 from nasdeploy.search.pareto import Sense, write_pareto_csv
-from nasdeploy.search.space import Arch, size_of
+from nasdeploy.search.space import Arch, SearchSpace, size_of
 from nasdeploy.search.strategies import WeightSharing, make_strategy
 from nasdeploy.search.strategy import Trial
 from nasdeploy.search.task import Classification
@@ -201,7 +201,9 @@ def _winner(
         arch = archs[0]
         if not device or problem.bound_ms is None:
             return _described(problem, arch, live, None, tried)
-        measured = _measured(context, problem, arch, measurements)
+        measured = measure_untrained(
+            context, problem.space, arch, measurements, statistic=problem.statistic
+        )
         estimate = live[-1](arch)
         verdict = "within" if measured.within(problem.bound_ms) else "misses"
         context.console.log(
@@ -240,14 +242,20 @@ def _device_of(context: Context, problem: Problem) -> bool:
     return True
 
 
-def _measured(
-    context: Context, problem: Problem, arch: Arch, measurements: Measurements
+def measure_untrained(
+    context: Context,
+    space: SearchSpace,
+    arch: Arch,
+    measurements: Measurements,
+    *,
+    statistic: str,
 ) -> NetworkLatency:
+    """The latency of an architecture with random weights, on the device."""
     name = network_id(arch)
-    tell_networks(context, problem.space, {name: arch})
+    tell_networks(context, space, {name: arch})
     files = export_files(
         context,
-        network_jobs(problem.space, [arch]),
+        network_jobs(space, [arch]),
         quantised_io=False,
         label="Exporting a candidate",
     )
@@ -255,7 +263,7 @@ def _measured(
         context,
         name,
         files[name].path,
-        statistic=problem.statistic,
+        statistic=statistic,
         config=network_config(context),
         label="Measuring a candidate",
     )
