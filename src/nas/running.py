@@ -33,7 +33,9 @@ def script_runs_once() -> Iterator[None]:
     ``if __name__ == "__main__"``. Nothing that is handed to them is defined there.
     """
     main = sys.modules["__main__"]
-    kept = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    kept: dict[str, Any] = {
+        name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)
+    }
     for name in kept:
         delattr(main, name)
     main.__spec__ = None
