@@ -98,7 +98,7 @@ class LatencyTerm:
         relative = self.bounds.estimator().calibrated.of(arch) / bound
         weight = self.settings.latency_weight
         if self.settings.latency_term == "multiply":
-            return float(reward * relative**-weight)
+            return reward * float(relative**-weight)
         if self.settings.latency_term == "excess":
             relative = max(relative - 1, 0.0)
         return reward - weight * relative

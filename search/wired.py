@@ -53,6 +53,10 @@ class Network(nn.Module):
             self.add_module(name, module)
         self._output = output
 
+    def sources(self, name: str) -> list[nn.Module | None]:
+        """The parts whose outputs a part takes; None for the image."""
+        return [None if at == IMAGE else getattr(self, at) for at in self._inputs[name]]
+
     def forward(self, x: Tensor) -> Tensor:
         wanted = self._wanted()
         readers = Counter(name for names in wanted.values() for name in names)
