@@ -15,6 +15,7 @@ from nasdeploy.search.data import SearchData, Split
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.supernet import SinglePath, Supernet
 from nasdeploy.search.task import Task
+from nasdeploy.search.wired_space import partial_supernet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ class SupernetTrainer:
         seed: Of the initial weights. The global random state is left as it was.
         weights: A trained supernet's, in place of initial ones.
         nesterov: Whether momentum looks ahead.
+        partial: Candidates take one channel in so many; for spaces of cells.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class SupernetTrainer:
         seed: int,
         weights: Mapping[str, Tensor] | None = None,
         nesterov: bool = True,
+        partial: int = 1,
     ) -> None:
         self.task = task
         self.data = data
@@ -77,7 +80,12 @@ class SupernetTrainer:
         self._path = SinglePath((0,) * len(space.decisions))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            supernet = space.supernet(self._path, task=task, deployment=deployment)
+            if partial > 1:
+                supernet = partial_supernet(
+                    space, self._path, task=task, deployment=deployment, channels=partial
+                )
+            else:
+                supernet = space.supernet(self._path, task=task, deployment=deployment)
         if weights is not None:
             load_supernet(supernet, weights)
         self.supernet: Supernet = supernet.to(self.device).to(memory_format=torch.channels_last)

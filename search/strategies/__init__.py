@@ -26,6 +26,7 @@ from nasdeploy.search.strategies.evolution import EvolutionSettings, Regularized
 from nasdeploy.search.strategies.local_search import LocalSearch
 from nasdeploy.search.strategies.nsga2 import Nsga2, Nsga2Settings
 from nasdeploy.search.strategies.optuna_samplers import OPTUNA
+from nasdeploy.search.strategies.pc_darts import PcDarts, PcDartsSettings
 from nasdeploy.search.strategies.pnas import Progressive, ProgressiveSettings
 from nasdeploy.search.strategies.predictor import Predictor, PredictorSettings
 from nasdeploy.search.strategies.proposer import SamplerSettings
@@ -68,6 +69,7 @@ STRATEGIES: dict[str, Entry] = {
     "local": Entry(SamplerSettings, LocalSearch),
     "nsga2": Entry(Nsga2Settings, Nsga2),
     **{name: Entry(kind.settings, kind.make) for name, kind in OPTUNA.items()},
+    "pc-darts": Entry(PcDartsSettings, make=PcDarts),
     "pnas": Entry(ProgressiveSettings, Progressive),
     "predictor": Entry(PredictorSettings, Predictor),
     "proxyless": Entry(ProxylessSettings, make=Proxyless),
@@ -121,7 +123,9 @@ def _checked(
         if setting not in defaults:
             raise UnknownName(f"setting of {of}", setting, defaults)
         usual = defaults[setting]
-        if isinstance(value, bool) or not isinstance(value, _accepted(usual)):
+        # a bool is an int, and means neither a count nor a rate
+        wrong_kind = isinstance(value, bool) != isinstance(usual, bool)
+        if wrong_kind or not isinstance(value, _accepted(usual)):
             raise UsageError(f"{setting} of {of} is {value!r}: its default is {usual!r}.")
     return changes or {}
 
