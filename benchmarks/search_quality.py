@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -41,6 +42,7 @@ from nasdeploy.pipeline.flow import make_context
 from nasdeploy.pipeline.stages.profile import profile
 from nasdeploy.search.evaluators.supernet import SupernetEvaluator
 from nasdeploy.search.objective import Bounds
+from nasdeploy.search.sanity import Agreement
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
 from nasdeploy.search.strategies import WeightSharing, make_settings, make_strategy
@@ -229,7 +231,6 @@ def supernet_scores(search: Search, strategy: WeightSharing, archs: Sequence[Arc
 def compared(job: Job) -> dict[str, Any]:
     """One winner, its random networks, and what they come to."""
     import torch
-    from scipy.stats import spearmanr
 
     torch.set_num_threads(job.args.threads)
     space = space_of(METHODS[job.method].space)
@@ -250,7 +251,7 @@ def compared(job: Job) -> dict[str, Any]:
         "estimated_ms": round(float(estimator.population([winner])[0]), 5),
         "bound_ms": round(search.bound_ms, 5),
         "latency_off_pct": round(off_pct, 2),
-        "rank_correlation": round(float(spearmanr(scores, accuracies).statistic), 3),
+        "rank_correlation": _rounded(Agreement(tuple(scores), tuple(accuracies)).spearman),
         "search_s": round(search_s, 1),
         "epochs": strategy.total_steps,
         "was_cut": not strategy.finished,
@@ -268,17 +269,23 @@ def summed_up(method: str, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     if len(gains) > 1:
         half = float(t.ppf(0.975, len(gains) - 1)) * float(gains.std(ddof=1)) / len(gains) ** 0.5
         interval = [round(float(gains.mean()) - half, 2), round(float(gains.mean()) + half, 2)]
+    known = [s["rank_correlation"] for s in seeds if s["rank_correlation"] is not None]
     return {
         "method": method,
         "space": METHODS[method].space,
         "winner_pct": round(100 * float(np.mean([s["winner"] for s in seeds])), 2),
         "random_pct": round(100 * float(np.mean([s["random"] for s in seeds])), 2),
-        "gain_points": round(float(gains.mean()), 2),
+        "gain_points": round(float(gains.mean()), 2) + 0.0,
         "gain_interval_points": interval,
-        "rank_correlation": round(float(np.mean([s["rank_correlation"] for s in seeds])), 3),
+        "rank_correlation": None if not known else _rounded(float(np.mean(known))),
         "search_s": round(float(np.mean([s["search_s"] for s in seeds])), 1),
         "seeds": list(seeds),
     }
+
+
+def _rounded(value: float) -> float | None:
+    """None where there is no such number: all of one side are equal."""
+    return None if math.isnan(value) else round(value, 3)
 
 
 def main() -> None:
@@ -319,10 +326,11 @@ def main() -> None:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    low, high = row["gain_interval_points"] or (float("nan"), float("nan"))
+    interval = row["gain_interval_points"]
+    known = "" if interval is None else f" ({interval[0]} to {interval[1]})"
     return (
         f"{row['method']} on {row['space']}: {row['winner_pct']} % against {row['random_pct']} %, "
-        f"{row['gain_points']:+} points ({low} to {high}), search {row['search_s']} s"
+        f"{row['gain_points']:+} points{known}, search {row['search_s']} s"
     )
 
 

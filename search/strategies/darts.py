@@ -40,6 +40,7 @@ from nasdeploy.search.evaluators.supernet import SupernetEvaluator
 from nasdeploy.search.latency_term import JointSettings, LatencyTerm
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.relaxation import Relaxation, keep_affine_fixed
+from nasdeploy.search.sanity import SanityCheck
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
 from nasdeploy.search.supernet import statistics_kept
@@ -136,19 +137,21 @@ class Darts:
         self._weights = [p for p in self.supernet.parameters() if p.requires_grad]
         self._skips = SkipCounter(self.supernet)
         self._evaluator = SupernetEvaluator(self.supernet, task=task, data=data, settings=settings)
+        generator = torch.Generator().manual_seed(derived_seed(seed, "alphas"))
         self.relaxation = Relaxation(
-            self.supernet,
-            space.decisions,
-            generator=torch.Generator().manual_seed(derived_seed(seed, "alphas")),
-            device=self._trainer.device,
+            self.supernet, space.decisions, generator=generator, device=self._trainer.device,
             edge_weights=edge_weights,
-        )
+        )  # fmt: skip
         self._optimizer = torch.optim.Adam(
             self.relaxation.parameters(),
             lr=settings.arch_lr,
             betas=(0.5, 0.999),
             weight_decay=settings.arch_weight_decay,
         )
+        self._sanity = SanityCheck(
+            space, self._evaluator, task=task, deployment=train_deployment, data=data,
+            bounds=bounds, seed=seed, settings=settings,
+        )  # fmt: skip
         self._epoch = 0
         self._stopped = False
         self._healthy: list[Tensor] | None = None
@@ -181,7 +184,11 @@ class Darts:
         self._progress = f"{phase} {self._epoch}/{self._trainer.epochs}: loss {loss:.3f}, {scored}"
         if phase == "search":
             self._guard(complaints)
-        return [trial]
+        if not self.finished:
+            return [trial]
+        trials, found = self._sanity.at_the_end([trial])
+        self._progress += found
+        return trials
 
     def _guard(self, complaints: list[str]) -> None:
         """Warn of a collapse, and end the search before it where that is asked for."""
@@ -275,7 +282,8 @@ class Darts:
             return Trial(epoch, arch, failure=scored, phase=phase), []
         with torch.no_grad():
             probabilities = self.relaxation.probabilities()
-        signs = Signs(self._skips.share(arch), relative_entropy(probabilities), self._gap(arch))
+        entropy = relative_entropy(probabilities, self.relaxation.possible)
+        signs = Signs(self._skips.share(arch), entropy, self._gap(arch))
         complaints = signs.complaints(
             max_skip_share=self.settings.max_skip_share, max_gap=self.settings.max_gap
         )

@@ -37,6 +37,7 @@ from nasdeploy.search.evaluators.supernet import SupernetEvaluator
 from nasdeploy.search.latency_term import LatencyTerm
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.reinforce import PathRewards, PolicyGradient, ReinforceSettings
+from nasdeploy.search.sanity import SanityCheck
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
 from nasdeploy.search.supernet_training import SupernetTrainer, require
@@ -112,6 +113,16 @@ class Enas:
         )
         supernet = self._trainer.supernet
         self._evaluator = SupernetEvaluator(supernet, task=task, data=data, settings=settings)
+        self._sanity = SanityCheck(
+            space,
+            self._evaluator,
+            task=task,
+            deployment=train_deployment,
+            data=data,
+            bounds=bounds,
+            seed=seed,
+            settings=settings,
+        )
         # small enough that it is quickest on the CPU, wherever the supernet is
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "controller"))
@@ -158,12 +169,14 @@ class Enas:
         loss = self._train_weights(epoch, evenly=is_warmup)
         reward = None if is_warmup else self._train_controller(epoch)
         self._epoch += 1
-        trials = self._score(self._to_score(), phase)
+        trials, found = self._score(self._to_score(), phase), ""
+        if self.finished:
+            trials, found = self._sanity.at_the_end(trials)
         best = max((score for of, score in self._scored.values() if of == epoch), default=0.0)
         rewarded = "" if reward is None else f", reward {reward:.3f}"
         self._progress = (
             f"{phase} {self._epoch}/{self._trainer.epochs}: loss {loss:.3f}{rewarded}, "
-            f"best {self.task.metric} {best:.3f}"
+            f"best {self.task.metric} {best:.3f}{found}"
         )
         return trials
 
