@@ -91,7 +91,7 @@ class DataSet:
     def limited(self, images: int) -> DataSet:
         """The same, with about `images` of each split at most: a share of each class, one at least.
 
-        They are the same ones whatever the run's seed.
+        They are drawn with a seed of their own; a split that is drawn with the run's stays that.
         """
         train = _limited(self.train, images)
         return replace(

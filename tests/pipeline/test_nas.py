@@ -21,7 +21,7 @@ from nas import (
     ProxylessNASSearcher,
 )
 from nasdeploy.errors import NothingWithinBounds, UnknownName, UsageError
-from nasdeploy.search.counters import counted_values
+from nasdeploy.search.counters import counted_cost
 from nasdeploy.search.space import check_arch
 from nasdeploy.search.spaces import make_space
 
@@ -91,24 +91,8 @@ def test_on_a_table_nothing_beyond_the_constraint_is_returned(folder: Path) -> N
     assert list(values) == ["params", "latency", "flops"]
     assert values["latency"] == pytest.approx(found.estimated_ms)
     space = small_space()
-    for name, what in (("flops", "macs"), ("params", "params")):
-        by_key = counted_values(space, what)  # type: ignore[arg-type]
-        chosen = zip(space.decisions, found.arch, strict=True)
-        assert len(list(chosen)) == len(space.decisions)
-        terms = [
-            term.multiplicity * sum(by_key[key] for key in term.op_keys[_joint(found, term)])
-            for term in space.cost_terms()
-        ]
-        assert values[name] == sum(terms)
-
-
-def _joint(found: Architecture, term: object) -> int:
-    """Which joint choice of a term an architecture takes."""
-    index = 0
-    for decision in term.decisions:  # type: ignore[attr-defined]
-        size = len(small_space().decisions[decision].choices)
-        index = index * size + found.arch[decision]
-    return index
+    assert values["flops"] == counted_cost(space, "macs").of(found.arch)
+    assert values["params"] == counted_cost(space, "params").of(found.arch)
 
 
 def test_what_cannot_be_asked_for_is_answered_before_anything_is_computed(folder: Path) -> None:
