@@ -40,15 +40,12 @@ from nasdeploy.pipeline.data import DataSet, load_data
 from nasdeploy.pipeline.estimating import estimator_of
 from nasdeploy.pipeline.flow import make_context
 from nasdeploy.pipeline.stages.profile import profile
-from nasdeploy.search.evaluators.supernet import SupernetEvaluator
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.sanity import Agreement
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
 from nasdeploy.search.strategies import WeightSharing, make_settings, make_strategy
-from nasdeploy.search.strategy import Request
-from nasdeploy.search.supernet import SinglePath
-from nasdeploy.search.supernet_training import SupernetSettings, load_supernet
+from nasdeploy.search.strategy import Evaluator, Request
 from nasdeploy.search.task import Classification, evaluate
 from nasdeploy.search.training import TrainSettings, train
 from nasdeploy.seeds import derived_seed
@@ -58,7 +55,7 @@ STATISTIC = "p10"  # this machine does other work too
 RANDOM = 3
 TOLERANCE = 0.02
 DRAWS = 200_000
-MOST_EPOCHS = 30
+SHORTEST, MOST_EPOCHS = 2, 30
 MARGIN = 0.9  # of the time, since epochs differ
 
 # small enough for minutes on a core, at the data's 1x28x28
@@ -137,21 +134,18 @@ class Search:
         self.bound_ms = reach.low + job.args.latency * (reach.high - reach.low)
         self.bounds = Bounds(lambda: estimator, self.bound_ms)
         self.data = load_data(DATA, seed=job.seed, images=job.args.search_images)
-        self.epochs = job.args.search_epochs or 0
 
     def run(self) -> tuple[WeightSharing, float]:
-        """The strategy at its end, and the seconds that it took, timing included."""
+        """The strategy at its end, and the seconds that it took, the timing included."""
         began, limit = time.monotonic(), self.job.args.search_seconds
-        if not self.epochs:
-            first = self.made(2)
-            first.step()
-            took = time.monotonic() - began
-            # a timing epoch of warm-up only would promise too many: an epoch of search is dearer
-            first.step()
-            longest = max(took, time.monotonic() - began - took)
-            left = MARGIN * limit - (time.monotonic() - began)
-            self.epochs = max(1, min(MOST_EPOCHS, int(left / longest)))
-        strategy, longest = self.made(self.epochs), 0.0
+        epochs, longest = self.job.args.search_epochs or SHORTEST, 0.0
+        strategy = self.made(epochs)
+        if not self.job.args.search_epochs:
+            strategy.step()
+            longest = time.monotonic() - began
+            epochs = min(MOST_EPOCHS, int((MARGIN * limit - longest) / longest))
+            # where no more epochs fit in, the shortest search goes on
+            strategy = self.made(epochs) if epochs > SHORTEST else strategy
         while not strategy.finished and time.monotonic() - began + longest < limit:
             step = time.monotonic()
             strategy.step()
@@ -212,19 +206,14 @@ def trained_accuracy(space: SearchSpace, arch: Arch, data: DataSet, job: Job) ->
     return evaluate(model, feed.batches("test"), task)["accuracy"]
 
 
-def supernet_scores(search: Search, strategy: WeightSharing, archs: Sequence[Arch]) -> list[float]:
+def supernet_scores(strategy: WeightSharing, archs: Sequence[Arch]) -> list[float]:
     """What the search's own weights say of architectures."""
-    task, weights = Classification(), strategy.supernet_weights()
-    assert weights is not None
-    supernet = search.space.supernet(SinglePath((0,) * len(search.space.decisions)), task=task)
-    load_supernet(supernet, weights)
-    feed = search.data.feed(batch_size=64, seed=search.job.seed)
-    score = SupernetEvaluator(supernet, task=task, data=feed, settings=SupernetSettings())
+    score: Evaluator = strategy._evaluator  # type: ignore[attr-defined]  # those of here have one
     found = dict(score([Request(n, arch, 0) for n, arch in enumerate(archs)]))
     values = []
     for number in range(len(archs)):
         metrics = found[number]
-        values.append(float("nan") if isinstance(metrics, str) else metrics["accuracy"])
+        values.append(math.nan if isinstance(metrics, str) else metrics["accuracy"])
     return values
 
 
@@ -243,7 +232,7 @@ def compared(job: Job) -> dict[str, Any]:
     data = load_data(DATA, seed=job.seed, images=job.args.train_images)
     began = time.monotonic()
     accuracies = [trained_accuracy(space, arch, data, job) for arch in archs]
-    scores = supernet_scores(search, strategy, archs)
+    scores = supernet_scores(strategy, archs)
     return {
         "seed": job.seed,
         "winner": round(accuracies[0], 4),
