@@ -53,7 +53,8 @@ class EnasSettings(ReinforceSettings):
     Attributes:
         warmup_epochs: Weights only, paths drawn evenly; none with a trained supernet.
         search_epochs: Of the weights on drawn paths, each followed by a pass of the controller.
-        controller_lr: Of Adam on the controller. The paper's 0.00035 is for 310 epochs.
+        controller_lr: Of Adam on the controller. The paper's 0.00035 is for 310 epochs: in 120
+            updates it learns nothing, not even to draw given choices.
         entropy_weight: On nats of the whole architecture's entropy, in units of the reward.
         hidden, temperature, tanh_constant: Of the controller.
         trials_per_epoch: Paths that are drawn within the bounds and scored after an epoch; a
@@ -61,7 +62,7 @@ class EnasSettings(ReinforceSettings):
         final_trials: The same after the last one.
     """
 
-    controller_lr: float = 0.005
+    controller_lr: float = 0.02
     entropy_weight: float = 1e-4
     hidden: int = 100
     temperature: float = 5.0
