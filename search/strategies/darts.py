@@ -62,7 +62,7 @@ class DartsSettings(JointSettings):
         search_epochs: A step of the alphas and one of the weights for each batch of the two halves.
         order: 1 takes the weights as they are, 2 looks a step of theirs ahead.
         arch_lr, arch_weight_decay: Of Adam (betas 0.5 and 0.999) on the alphas. The paper's rate of
-            3e-4 is for 50 epochs.
+            3e-4 is for 50 epochs of 390 steps.
         max_skip_share, max_gap: Beyond these a search has collapsed (`search/collapse.py`): the
             share of skips on the edges that can skip, and what the derived network loses of what
             counts against the mixture.
@@ -75,7 +75,7 @@ class DartsSettings(JointSettings):
     grad_clip: float = 5.0
     warmup_epochs: int = 0
     order: int = 1
-    arch_lr: float = 3e-3
+    arch_lr: float = 0.01
     arch_weight_decay: float = 1e-3
     max_skip_share: float = 0.5
     max_gap: float = 0.6
