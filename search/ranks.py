@@ -1,4 +1,4 @@
-"""Values as a model sees them, and back: as quantiles of a normal distribution, or scaled."""
+"""Values as a model sees them: as quantiles of a normal distribution, as gaps, or scaled."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 _NODES = 9
+_LEAST_GAP = 0.1  # of the median one, below which no difference is made of it
 
 
 class Quantiles:
@@ -36,6 +37,26 @@ class Quantiles:
         return found + beyond
 
 
+class Gaps:
+    """By what values lack to the best, on a logarithmic scale: near the best it is finest.
+
+    Half as much lacking is the same step everywhere, so that networks that learn nothing do not
+    stretch the scale on which the good ones are told apart (as a log transform of a cost does that
+    is minimised: Hutter et al., LION 2011, section 4.1), and how much better is not lost, as with
+    ranks.
+
+    Attributes:
+        normal: (n,) with mean 0 and deviation 1; all 0 where the values are equal.
+    """
+
+    def __init__(self, values: FloatArray) -> None:
+        gaps = values.max() - values
+        # half of all at the best: then any that are not
+        usual = np.median(gaps) or gaps.max() or 1.0
+        logs = -np.log(_LEAST_GAP + gaps / usual)
+        self.normal: FloatArray = (logs - logs.mean()) / (logs.std() or 1.0)
+
+
 class Scaled:
     """Values less their mean, by their deviation: what matters is how much, as on a front.
 
@@ -52,7 +73,7 @@ class Scaled:
         return self._mean + self._deviation * normal
 
 
-def levels(scale: Quantiles | Scaled, mean: FloatArray, deviation: FloatArray) -> FloatArray:
+def levels(scale: Scaled, mean: FloatArray, deviation: FloatArray) -> FloatArray:
     """(n, levels) equally likely values of variables that are normal on a scale."""
     from scipy.special import ndtri
 

@@ -6,8 +6,8 @@ section 3.1: times the probability that the bound holds. Ginsbourger et al., "Kr
 well-suited to parallelize optimization" (2010), section 4: within a batch the model believes its
 own prediction. The process is in `search/gaussian_process.py`.
 
-Where we differ: the model sees ranks, turned into the quantiles of a normal distribution, since
-networks that learn nothing would else stretch the scale on which the good ones are told apart. A
+Where we differ: the model sees the logarithm of what a value lacks to the best, since networks that
+learn nothing would else stretch the scale on which the good ones are told apart. A
 small space is looked at whole. Of a front the model sees the values; costs are known and only the
 metric is uncertain, so that the expected gain of hypervolume needs no sampling
 (`search/front_gain.py`).
@@ -28,7 +28,7 @@ from nasdeploy.search.goal import Goal
 from nasdeploy.search.hypervolume import front_layers
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.pool import Pool
-from nasdeploy.search.ranks import Quantiles, Scaled, levels
+from nasdeploy.search.ranks import Gaps, Scaled, levels
 from nasdeploy.search.scalarise import Chebyshev
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.strategies.proposer import Proposer, SamplerSettings, at_least_one
@@ -76,10 +76,11 @@ class Bayesian(Proposer):
             return None
         values = self._values()
         kept = self._kept(values)
-        scale = (Scaled if self.goal.several else Quantiles)(values[kept])
+        scale = Scaled(values[kept])
+        normal = scale.normal if self.goal.several else Gaps(values[kept]).normal
         observed = one_hot([self.known[index].arch for index in kept], self._pool.choices)
-        self._fit(observed, scale.normal)
-        model = GaussianProcess(self._kernel, observed, scale.normal)
+        self._fit(observed, normal)
+        model = GaussianProcess(self._kernel, observed, normal)
         for arch in pending:
             model = model.believing(one_hot([arch], self._pool.choices)[0])
         mean, deviation = model.predict(one_hot(archs, self._pool.choices))
@@ -87,7 +88,7 @@ class Bayesian(Proposer):
             believed = scale.values(model.values[len(kept) :])
             gain = self._front_gain(archs, levels(scale, mean, deviation), pending, believed)
         else:
-            gain = expected_improvement(mean, deviation, float(scale.normal.max()))
+            gain = expected_improvement(mean, deviation, float(normal.max()))
         gain = gain * self.bounds.probability(archs)
         if not gain.max() > 0:  # nothing is expected of any: take the one that is known least
             gain = deviation
