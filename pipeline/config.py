@@ -150,6 +150,7 @@ class RunConfig(_Section):
     `cpus`, `max_temp_c` and `runner` (native without) go before what devices.yaml says of the
     device. `allow_simulated` lets
     a search stand on times that are no measurement: of a simulated device, or of an emulator.
+    `images` takes at most so many of each split, for trying things.
     """
 
     name: str | None = None
@@ -164,6 +165,7 @@ class RunConfig(_Section):
     space: str | dict[str, Any] = "mobile"
     data: str
     data_root: str | None = None
+    images: int | None = Field(None, ge=1)
     table: str | None = None
     seed: int = Field(0, ge=0)
     bounds: BoundsConfig = BoundsConfig()

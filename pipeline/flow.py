@@ -35,8 +35,9 @@ from nasdeploy.pipeline.run_folder import RUNS, RunFolder, digest, git_revision,
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.export import export_winner
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
+from nasdeploy.pipeline.stages.problem import Problem, bounds_of, live_estimators, pose
 from nasdeploy.pipeline.stages.profile import profile, rounds_path
-from nasdeploy.pipeline.stages.search import Problem, bounds_of, pose, search
+from nasdeploy.pipeline.stages.search import search
 from nasdeploy.pipeline.stages.train import make_train_settings, random_within, train_winner
 from nasdeploy.pipeline.stages.verify import verify
 from nasdeploy.search.space import Arch, SearchSpace
@@ -87,7 +88,9 @@ def load(config: RunConfig) -> DataSet:
     root = Path(config.data_root) if config.data_root else None
     given = config.space_parameters.get("input_shape")
     shape = (given[0], given[1], given[2]) if given and config.data.startswith("folder:") else None
-    return load_data(config.data, root=root, seed=config.seed, input_shape=shape)
+    return load_data(
+        config.data, root=root, seed=config.seed, input_shape=shape, images=config.images
+    )
 
 
 def space_for(config: RunConfig, data: DataSet | None) -> SearchSpace:
@@ -103,14 +106,19 @@ def check_request(config: RunConfig, replayed: Path | None) -> None:
     """Refuse at once what would only be found out after minutes of work."""
     if not config.bounds.any:
         raise UsageError("A search needs a bound: --latency 100ms, --max-params 3M, ...")
+    check_settings(config)
+    if replayed is not None and not replayed.is_file():
+        raise BadInput(f"There are no measurements in {replayed}.")
+
+
+def check_settings(config: RunConfig) -> None:
+    """Refuse names and numbers of which nothing can be made."""
     make_space(config.space_name, **config.space_parameters)
     make_settings(config.search.strategy, config.search.settings, evaluator=config.search.evaluator)
     make_train_settings(config.train.settings, seed=config.seed)
     supernet = config.search.supernet
     if supernet is not None and not Path(supernet).is_file():
         raise UsageError(f"There is no supernet {supernet}; a search writes runs/NAME/supernet.pt.")
-    if replayed is not None and not replayed.is_file():
-        raise BadInput(f"There are no measurements in {replayed}.")
 
 
 def table_for_run(context: Context, folder: RunFolder, data: DataSet) -> OpenedTable:
@@ -136,9 +144,11 @@ def table_for_run(context: Context, folder: RunFolder, data: DataSet) -> OpenedT
     return open_table(path)
 
 
-def pose_on(context: Context, opened: OpenedTable, data: DataSet) -> Problem:
-    """The problem on a table; the table's deployment is the default one."""
+def pose_on(context: Context, opened: OpenedTable | None, data: DataSet) -> Problem:
+    """The problem on a table; the table's deployment is the default one, else that of the data."""
     config = context.config
+    if opened is None:
+        return pose(context, space_for(config, data), data, None)
     check_table(context, opened)
     wanted = {"name": config.space_name, **config.space_parameters}
     return pose(context, space_on_table(wanted, opened), data, opened)
@@ -188,7 +198,7 @@ def baselines(context: Context, problem: Problem, winner: Mapping[str, Any]) -> 
         return []
     found = random_within(
         problem.space,
-        bounds_of(context, problem, [problem.estimator]),
+        bounds_of(context, problem, live_estimators(problem)),
         count,
         seed=context.config.seed,
         exclude=tuple(winner["arch"]),
@@ -284,6 +294,18 @@ def search_only(
         winner = search(context, folder, problem, measurements)
         file = _untrained(context, folder, problem.space, tuple(winner["arch"]))
     return folder, {**winner, "file": str(file)}
+
+
+def search_architecture(
+    config: RunConfig, console: Console, opened: OpenedTable | None
+) -> tuple[RunFolder, dict[str, Any]]:
+    """The search alone: it may do without a bound and a table, and no file comes of it."""
+    check_settings(config)
+    context = make_context(config, console)
+    problem = pose_on(context, opened, load(config))
+    folder = RunFolder(search_folder(config))
+    with held(folder, config):
+        return folder, search(context, folder, problem, Measurements(folder.measurements_path))
 
 
 def search_seeds(

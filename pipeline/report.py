@@ -15,7 +15,7 @@ from nasdeploy.durable import write_text
 from nasdeploy.pipeline.config import RunConfig
 from nasdeploy.pipeline.console import mapping_table, rows_table
 from nasdeploy.pipeline.run_folder import RunFolder
-from nasdeploy.pipeline.stages.search import Problem
+from nasdeploy.pipeline.stages.problem import Problem
 from nasdeploy.search.loop import read_history
 from nasdeploy.units import format_bytes, format_ms
 
@@ -220,6 +220,7 @@ def _cost_figure(problem: Problem) -> Any:
     from nasdeploy.search.counters import counted_values
 
     macs = counted_values(problem.space, "macs")
+    assert problem.table is not None  # a run measures one where none is given
     values = problem.table.table.values(problem.statistic)
     keys = [key for key in sorted(macs) if key in values]
     figure = go.Figure()

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from nasdeploy.errors import UnknownName
@@ -88,6 +89,14 @@ class LatencyTerm:
         if self.settings.latency_term == "excess":
             relative = (relative - 1).clamp(min=0)
         return loss + weight * relative
+
+    @torch.no_grad()
+    def expected(self, probabilities: Sequence[Tensor]) -> dict[str, float]:
+        """``expected_latency_ms``, for a trial; empty where there is no table."""
+        if not self.bounds.has_estimator:
+            return {}
+        estimated = self.bounds.estimator().calibrated
+        return {"expected_latency_ms": float(expected_cost(estimated, probabilities))}
 
     def off_reward(self, reward: float, arch: Arch) -> float:
         """A reward (higher is better), less what the estimate of an architecture takes off it."""

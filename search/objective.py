@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.estimate import Estimator
 from nasdeploy.latency_tables.optimum import Limit
 from nasdeploy.search.space import Arch
@@ -20,20 +21,34 @@ class Bounds:
     """Every bound of a search.
 
     Args:
-        estimator: Asked at every use; gives the current estimator.
+        estimator: Asked at every use; gives the current estimator. None for a search without a
+            table: it knows no latencies.
         latency_ms: The bound on the estimate, or None.
         others: Limits that do not change.
     """
 
     def __init__(
         self,
-        estimator: Callable[[], Estimator],
+        estimator: Callable[[], Estimator] | None,
         latency_ms: float | None,
         others: Sequence[Limit] = (),
     ) -> None:
-        self.estimator = estimator
+        self._estimator = estimator
         self.latency_ms = latency_ms
         self.others = tuple(others)
+
+    @property
+    def has_estimator(self) -> bool:
+        return self._estimator is not None
+
+    def estimator(self) -> Estimator:
+        """The current one; `UsageError` where there is none."""
+        if self._estimator is None:
+            raise UsageError(
+                "A latency is asked for, and this search has no table: --table pixel1, or measure "
+                "one: nasdeploy profile."
+            )
+        return self._estimator()
 
     def limits(self) -> tuple[Limit, ...]:
         """Latency first, then the others."""
@@ -41,6 +56,13 @@ class Bounds:
             return self.others
         latency = Limit("latency_ms", self.estimator().calibrated, self.latency_ms)
         return (latency, *self.others)
+
+    def known(self, arch: Arch) -> dict[str, float]:
+        """What is known of an architecture without evaluating it: the estimate, what is bounded."""
+        known = {limit.name: limit.cost.of(arch) for limit in self.others}
+        if self.has_estimator:
+            known["latency_ms"] = self.estimator().calibrated.of(arch)
+        return known
 
     def admits(self, archs: Sequence[Arch] | npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
         """(n,) whether each of (n, decisions) architectures holds all bounds."""

@@ -124,10 +124,8 @@ class Proposing:
 
     def _known(self, arch: Arch) -> dict[str, float]:
         """What is known without an evaluation: the current estimate, what is bounded, the costs."""
-        latency = self.bounds.estimator().calibrated.of(arch)
-        others = {limit.name: limit.cost.of(arch) for limit in self.bounds.others}
         costs = dict(zip(self.goal.costs, self.goal.costs_of([arch])[0].tolist(), strict=True))
-        return {"latency_ms": latency, **others, **costs}
+        return {**self.bounds.known(arch), **costs}
 
     def candidates(self, n: int, *, exclude: frozenset[Arch] = frozenset()) -> list[Arch]:
         """The best scored within every bound on the current estimates.

@@ -38,6 +38,14 @@ _OPTUNA: dict[str, Any] = {**_PROPOSING, "initial_trials": 4, "tries": 8}
 QUICK: dict[str, dict[str, Any]] = {
     "bayesian": {**_PROPOSING, "initial_trials": 4},
     "darts": {"search_epochs": 4, "arch_lr": 0.1},
+    "enas": {
+        "warmup_epochs": 1,
+        "search_epochs": 4,
+        "controller_lr": 0.05,
+        "hidden": 16,
+        "archs_per_update": 2,
+        "final_trials": 6,
+    },
     "evolution": {**_PROPOSING, "population_size": 4, "tournament_size": 2},
     "local": _PROPOSING,
     "nsga2": {**_PROPOSING, "population_size": 4},
@@ -51,6 +59,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "proxyless": {"warmup_epochs": 1, "search_epochs": 4, "arch_lr": 0.1},
     "random": _PROPOSING,
 }
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "proxyless-reinforce": ("proxyless", {"arch_update": "reinforce", "archs_per_update": 2}),
+}
+"""Other forms of a strategy, that keep the same promises."""
 
 
 def shorter(name: str) -> dict[str, Any]:
@@ -129,6 +141,7 @@ def small_strategy(
     supernet_weights: dict[str, Tensor] | None = None,
     **settings: Any,
 ) -> WeightSharing:
+    name, form = VARIANTS.get(name, (name, {}))
     space = space or space_for(name)
     return make_strategy(
         name,
@@ -138,7 +151,7 @@ def small_strategy(
         data=data or Blobs(batches_each=2),
         bounds=bounds_of(space, share),
         seed=seed,
-        settings={**QUICK[name], **settings},
+        settings={**QUICK[name], **form, **settings},
         supernet_weights=supernet_weights,
     )
 

@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def small(name: str) -> SearchSpace:
-    """At 3x12x12 and 5 classes."""
-    return make_space(name, input_shape=[3, 12, 12], classes=5, **SMALL[name])
+def small(
+    name: str, *, input_shape: tuple[int, int, int] = (3, 12, 12), classes: int = 5
+) -> SearchSpace:
+    return make_space(name, input_shape=input_shape, classes=classes, **SMALL[name])

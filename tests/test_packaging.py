@@ -18,6 +18,7 @@ ALLOWED = {
     "export": {"export"},
     "device_agent": {"device_agent"},
     "latency_tables": {"latency_tables"},
+    "src/nas": {"pipeline", "search"},
     "src/nasdeploy": set(),
 }
 GROUND = {"errors", "units", "durable", "seeds", "__version__"}
@@ -47,7 +48,9 @@ def test_every_package_in_the_tree_is_in_the_wheel() -> None:
 
 def test_every_folder_has_a_link_for_the_type_checkers() -> None:
     linked = {path.name for path in FOLDERS["nasdeploy"].iterdir() if path.is_symlink()}
-    assert linked == {folder.name for name, folder in FOLDERS.items() if name != "nasdeploy"}
+    assert linked == {
+        folder.name for name, folder in FOLDERS.items() if name.startswith("nasdeploy.")
+    }
 
 
 @pytest.mark.parametrize("folder", sorted(ALLOWED))
@@ -70,6 +73,18 @@ def test_measuring_and_tables_know_nothing_of_torch(folder: str) -> None:
             continue  # a runner is a process of its own; ExecuTorch's bindings need torch
         heavy = {name for name in imported(path) if name.split(".")[0] in ("torch", "torchvision")}
         assert not heavy, f"{path.relative_to(ROOT)} imports {heavy}"
+
+
+def test_the_short_names_are_there_at_once() -> None:
+    script = (
+        "import sys\n"
+        "from nas import DARTSSearcher, PNASSearcher, ENASSearcher, PCDARTSSearcher\n"
+        "from nas import ProxylessNASSearcher, ArchitectureEvaluator\n"
+        "heavy = {'torch', 'scipy', 'numpy', 'pydantic', 'plotly'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_imports_neither_torch_nor_a_runtime() -> None:

@@ -42,6 +42,7 @@ def load_data(
     seed: int = 0,
     input_shape: Shape | None = None,
     flip: bool | None = None,
+    images: int | None = None,
 ) -> DataSet:
     """Images with labels, split and normalised, ready to train on.
 
@@ -53,6 +54,7 @@ def load_data(
         input_shape: (channels, height, width) to bring the images to.
         flip: Whether mirrored images keep their class. If None, as the source says: yes, except
             for an archive, which may hold digits or letters.
+        images: At most so many of each split, about evenly of each class; all of them if None.
     Raises: `UnknownName` with the nearest name; `BadInput` naming the file and what is wrong.
     """
     if spec.startswith("folder:"):
@@ -68,4 +70,5 @@ def load_data(
     else:
         raise UnknownName("data set", spec, [*NAMED, "folder:PATH", "PATH.npz"])
     data = prepared(source, validation_share=validation_share, seed=seed, flip=flip)
+    data = data if images is None else data.limited(images)
     return data.converted(input_shape) if input_shape else data

@@ -88,6 +88,22 @@ class DataSet:
             normalisation=normalisation_of(train),
         )
 
+    def limited(self, images: int) -> DataSet:
+        """The same, with about `images` of each split at most: a share of each class, one at least.
+
+        They are drawn with a seed of their own; a split that is drawn with the run's stays that.
+        """
+        train = _limited(self.train, images)
+        return replace(
+            self,
+            train=train,
+            validation=_limited(self.validation, images),
+            test=_limited(self.test, images),
+            normalisation=normalisation_of(train),
+            sha256=hashlib.sha256(f"{self.sha256} {images}".encode()).hexdigest(),
+            notes=(*self.notes, f"Only about {images} images of each split are taken."),
+        )
+
     def feed(self, *, batch_size: int, seed: int) -> Feed:
         """Batches for searching and training."""
         return Feed(self, batch_size, seed)
@@ -184,6 +200,13 @@ def stratified(
         count = min(count, len(members) - 1) if keep_one else count
         drawn[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     return (~drawn).nonzero().flatten(), drawn.nonzero().flatten()
+
+
+def _limited(images: Images, most: int) -> Images:
+    if len(images.labels) <= most:
+        return images
+    left_out = 1 - most / len(images.labels)
+    return images.subset(stratified(images.labels, left_out, _HELD_OUT_SEED)[0])
 
 
 def normalisation_of(images: Images) -> Normalisation:

@@ -8,121 +8,39 @@ corrects the estimate, and the strategy is asked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nasdeploy.durable import sha256_file, write_json
-from nasdeploy.errors import BoundNotMet, NothingWithinBounds, UsageError
+from nasdeploy.durable import write_json
+from nasdeploy.errors import BoundNotMet, NothingWithinBounds
 from nasdeploy.latency_tables.estimate import Estimator
 from nasdeploy.latency_tables.optimum import check_limits
-from nasdeploy.pipeline.data import DataSet
 from nasdeploy.pipeline.estimating import (
-    OpenedTable,
-    count_limits,
-    estimator_of,
     goal_of,
     named_arch,
-    statistic_of,
 )
 from nasdeploy.pipeline.measuring import Measurements, NetworkLatency, network_config
-from nasdeploy.pipeline.run_folder import RUNS, RunFolder
+from nasdeploy.pipeline.run_folder import RunFolder
 from nasdeploy.pipeline.simulating import tell_networks
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
+from nasdeploy.pipeline.stages.problem import (
+    Problem,
+    bounds_of,
+    history_path,
+    live_estimators,
+    supernet_identity,
+)
 from nasdeploy.search import checkpoint as checkpoints
 from nasdeploy.search.loop import Budget, Progress, drive, read_history
-from nasdeploy.search.objective import Bounds
 from nasdeploy.search.pareto import Sense, write_pareto_csv
-from nasdeploy.search.space import Arch, Deployment, SearchSpace, size_of
+from nasdeploy.search.space import Arch, SearchSpace, size_of
 from nasdeploy.search.strategies import WeightSharing, make_strategy
 from nasdeploy.search.strategy import Trial
 from nasdeploy.search.task import Classification
-from nasdeploy.units import format_ms, parse_latency
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-HOW_LONG = ("steps", "trials", "wall_s", "candidates")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is searched, for what: everything that a search depends on.
-
-    Attributes:
-        train: Shape and classes that the supernet and the winner are trained at.
-        identity: Plain data that decides what the search does.
-        how_long: What decides how far it goes; with more of it, a finished search goes on.
-        supernet_weights: Of a supernet that was trained before, or None.
-        statistic: Of every latency in this run.
-        bound_ms: The latency bound, a share already resolved; None without one.
-    """
-
-    space: SearchSpace
-    data: DataSet
-    table: OpenedTable
-    estimator: Estimator
-    train: Deployment
-    statistic: str
-    bound_ms: float | None
-    identity: Mapping[str, Any]
-    how_long: Mapping[str, Any]
-    supernet_weights: Mapping[str, Tensor] | None
-
-    @property
-    def inputs(self) -> dict[str, Any]:
-        return {**self.identity, **self.how_long}
-
-
-def pose(context: Context, space: SearchSpace, data: DataSet, table: OpenedTable) -> Problem:
-    """Put the parts of a search together, and refuse at once what cannot be met."""
-    config = context.config
-    statistic = statistic_of(config, table.table)
-    estimator = estimator_of(space, table.table, statistic=statistic)
-    bound_ms = None
-    if config.bounds.latency is not None:
-        reach = estimator.range()
-        bound_ms = parse_latency(config.bounds.latency).resolve_ms(reach.low, reach.high)
-    channels = space.deployment.input_shape[0]
-    train = Deployment((channels, *data.input_shape[1:]), len(data.classes))
-    supernet = Path(config.search.supernet) if config.search.supernet else None
-    problem = Problem(
-        space=space,
-        data=data.converted(train.input_shape),
-        table=table,
-        estimator=estimator,
-        train=train,
-        statistic=statistic,
-        bound_ms=bound_ms,
-        identity={
-            "space": dict(space.config),
-            "data": data.sha256,
-            "table": sha256_file(table.path),
-            "bounds": config.bounds.model_dump(),
-            "search": config.search.model_dump(exclude={*HOW_LONG, "supernet", "history"}),
-            "supernet": sha256_file(supernet) if supernet else None,
-            "history": sha256_file(_history_path(config.search.history))
-            if config.search.history
-            else None,
-            "seed": config.seed,
-            "runtime": config.runtime,
-            "precision": config.precision,
-            "threads": config.threads,
-        },
-        how_long=config.search.model_dump(include=set(HOW_LONG)),
-        supernet_weights=_weights(supernet, _supernet_identity(space, train, data)),
-    )
-    check_limits(bounds_of(context, problem, [estimator]).limits())
-    return problem
-
-
-def bounds_of(context: Context, problem: Problem, live: list[Estimator]) -> Bounds:
-    """The bounds on whatever the last of `live` estimates."""
-    config = context.config
-    others = count_limits(problem.space, config.bounds, config.precision)
-    return Bounds(lambda: live[-1], problem.bound_ms, others)
+from nasdeploy.units import format_ms
 
 
 def search(
@@ -133,7 +51,7 @@ def search(
     if done is not None:
         context.console.log("search: done already, its inputs are unchanged")
         return done
-    live = [problem.estimator]
+    live = live_estimators(problem)
     strategy = _strategy(context, problem, live)
     pareto = folder.path / "pareto.csv"
     aside = folder.begin(
@@ -155,39 +73,27 @@ def search(
 
 
 def _announce(context: Context, problem: Problem) -> None:
-    reach = problem.estimator.range()
-    bound = "none" if problem.bound_ms is None else format_ms(problem.bound_ms)
-    asked = context.config.bounds.latency
     context.console.log(
-        f"Searching {problem.space.name} ({size_of(problem.space):.3g} architectures, "
-        f"{format_ms(reach.low)} to {format_ms(reach.high)}) on {problem.table.name}: "
-        f"{problem.statistic}, {problem.estimator.describe()}. Bound: {bound}"
-        f"{f' ({asked})' if asked and asked.endswith('%') else ''}. Data: {problem.data.name}, "
+        f"Searching {problem.space.name} ({size_of(problem.space):.3g} architectures"
+        f"{_told(context, problem)}. Data: {problem.data.name}, "
         f"trained at {'x'.join(map(str, problem.train.input_shape))}."
     )
     for note in problem.data.notes:
         context.console.log(note)
 
 
-def _supernet_identity(space: SearchSpace, train: Deployment, data: DataSet) -> dict[str, Any]:
-    """What a trained supernet is of: nothing of the bound or the table."""
-    layout = {k: v for k, v in space.config.items() if k not in ("input_shape", "classes")}
-    return {
-        "space": layout,
-        "train_shape": list(train.input_shape),
-        "classes": train.classes,
-        "data": data.sha256,
-    }
-
-
-def _weights(supernet: Path | None, identity: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
-    if supernet is None:
-        return None
-    stored = checkpoints.load(supernet, identity=identity)
-    if stored is None:
-        raise UsageError(f"There is no supernet {supernet}; a search writes runs/NAME/supernet.pt.")
-    weights: Mapping[str, Tensor] = stored["weights"]
-    return weights
+def _told(context: Context, problem: Problem) -> str:
+    """What is known of latencies, within and behind the parenthesis of an announcement."""
+    if problem.table is None or problem.estimator is None:
+        return ") without a table: latencies are not known"
+    reach = problem.estimator.range()
+    bound = "none" if problem.bound_ms is None else format_ms(problem.bound_ms)
+    asked = context.config.bounds.latency
+    return (
+        f", {format_ms(reach.low)} to {format_ms(reach.high)}) on {problem.table.name}: "
+        f"{problem.statistic}, {problem.estimator.describe()}. Bound: {bound}"
+        f"{f' ({asked})' if asked and asked.endswith('%') else ''}"
+    )
 
 
 def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> WeightSharing:
@@ -225,14 +131,7 @@ def _strategy(context: Context, problem: Problem, live: list[Estimator]) -> Weig
 
 def _history(run: str | None) -> Sequence[Trial]:
     """The trials of an earlier run, by its name or folder."""
-    return () if run is None else read_history(_history_path(run))
-
-
-def _history_path(run: str) -> Path:
-    path = (Path(run) if Path(run).is_dir() else RUNS / run) / "history.jsonl"
-    if not path.is_file():
-        raise UsageError(f"There is no history {path}; a search writes runs/NAME/history.jsonl.")
-    return path
+    return () if run is None else read_history(history_path(run))
 
 
 def _drive(
@@ -263,7 +162,8 @@ def _drive(
             report=report,
         )
     folder.save(search_s=round(result.elapsed_s, 3))
-    objectives: dict[str, Sense] = {"accuracy": "max", "latency_ms": "min"}
+    objectives: dict[str, Sense] = {"accuracy": "max"}
+    objectives |= {} if problem.table is None else {"latency_ms": "min"}
     objectives |= {name: "min" for name in config.goal.costs}
     write_pareto_csv(pareto, result.history, problem.space, objectives)
     failed = sum(trial.failure is not None for trial in result.history)
@@ -277,7 +177,7 @@ def _drive(
     checkpoints.save(
         folder.supernet_path,
         {"weights": weights},
-        identity=_supernet_identity(problem.space, problem.train, problem.data),
+        identity=supernet_identity(problem.space, problem.train, problem.data),
     )
     context.console.log(
         f"{done}; the trained supernet is {folder.supernet_path} "
@@ -302,8 +202,10 @@ def _winner(
             break
         arch = archs[0]
         if not device or problem.bound_ms is None:
-            return _described(problem, arch, live[-1], None, tried)
-        measured = _measured(context, problem, arch, measurements)
+            return _described(problem, arch, live, None, tried)
+        measured = measure_untrained(
+            context, problem.space, arch, measurements, statistic=problem.statistic
+        )
         estimate = live[-1](arch)
         verdict = "within" if measured.within(problem.bound_ms) else "misses"
         context.console.log(
@@ -312,7 +214,7 @@ def _winner(
             f"{verdict} {format_ms(problem.bound_ms)}"
         )
         if measured.within(problem.bound_ms):
-            return _described(problem, arch, live[-1], measured, tried)
+            return _described(problem, arch, live, measured, tried)
         tried.append(measured)
         excluded |= {arch}
         live.append(live[-1].with_anchor(arch, measured.ms))
@@ -330,6 +232,8 @@ def _winner(
 
 def _device_of(context: Context, problem: Problem) -> bool:
     """Whether the table is of the device at hand, so that candidates can be measured there."""
+    if problem.table is None:
+        return False
     table = problem.table.table
     if table.origin == "published":
         context.console.log(
@@ -340,14 +244,20 @@ def _device_of(context: Context, problem: Problem) -> bool:
     return True
 
 
-def _measured(
-    context: Context, problem: Problem, arch: Arch, measurements: Measurements
+def measure_untrained(
+    context: Context,
+    space: SearchSpace,
+    arch: Arch,
+    measurements: Measurements,
+    *,
+    statistic: str,
 ) -> NetworkLatency:
+    """The latency of an architecture with random weights, on the device."""
     name = network_id(arch)
-    tell_networks(context, problem.space, {name: arch})
+    tell_networks(context, space, {name: arch})
     files = export_files(
         context,
-        network_jobs(problem.space, [arch]),
+        network_jobs(space, [arch]),
         quantised_io=False,
         label="Exporting a candidate",
     )
@@ -355,7 +265,7 @@ def _measured(
         context,
         name,
         files[name].path,
-        statistic=problem.statistic,
+        statistic=statistic,
         config=network_config(context),
         label="Measuring a candidate",
     )
@@ -364,26 +274,35 @@ def _measured(
 def _described(
     problem: Problem,
     arch: Arch,
-    estimator: Estimator,
+    live: Sequence[Estimator],
     measured: NetworkLatency | None,
     missed: list[NetworkLatency],
 ) -> dict[str, Any]:
-    estimate, before = estimator(arch), problem.estimator(arch)
     return {
         "space": dict(problem.space.config),
         "arch": list(arch),
         "choices": named_arch(problem.space, arch),
         "train": asdict(problem.train),
-        "table": problem.table.name,
-        "table_device": problem.table.table.device,
-        "table_origin": problem.table.table.origin,
-        "statistic": problem.statistic,
-        "bound_ms": problem.bound_ms,
-        "estimated_ms": estimate.ms,
-        "estimated_interval_ms": (
-            None if estimate.low_ms is None else [estimate.low_ms, estimate.high_ms]
-        ),
-        "estimated_before_corrections_ms": before.ms,
+        **_estimates(problem, arch, live),
         "candidate": None if measured is None else asdict(measured),
         "candidates_that_missed": [asdict(latency) for latency in missed],
+    }
+
+
+def _estimates(problem: Problem, arch: Arch, live: Sequence[Estimator]) -> dict[str, Any]:
+    """What the table says of the winner; None for all of it without one."""
+    table = problem.table
+    estimate, before = (live[-1](arch), live[0](arch)) if live else (None, None)
+    known = estimate is not None and estimate.low_ms is not None
+    return {
+        "table": None if table is None else table.name,
+        "table_device": None if table is None else table.table.device,
+        "table_origin": None if table is None else table.table.origin,
+        "statistic": problem.statistic,
+        "bound_ms": problem.bound_ms,
+        "estimated_ms": None if estimate is None else estimate.ms,
+        "estimated_interval_ms": (
+            [estimate.low_ms, estimate.high_ms] if estimate is not None and known else None
+        ),
+        "estimated_before_corrections_ms": None if before is None else before.ms,
     }

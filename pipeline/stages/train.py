@@ -59,6 +59,7 @@ class TrainJob:
     arch: Arch
     data: str
     data_root: str | None
+    images: int | None
     data_sha256: str
     shape: tuple[int, int, int]
     classes: int
@@ -82,7 +83,7 @@ class TrainJob:
     @property
     def identity(self) -> str:
         """Of everything that decides the result."""
-        place = ("name", "folder", "data", "data_root")
+        place = ("name", "folder", "data", "data_root", "images")
         return digest({name: value for name, value in asdict(self).items() if name not in place})
 
     def _file(self, suffix: str) -> Path:
@@ -168,6 +169,7 @@ def train_winner(
             arch=arch,
             data=config.data,
             data_root=config.data_root,
+            images=config.images,
             data_sha256=data.sha256,
             shape=data.input_shape,
             classes=len(data.classes),
@@ -259,7 +261,7 @@ def run_job(job: TrainJob) -> dict[str, Any]:
     torch.manual_seed(job.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     root = Path(job.data_root) if job.data_root else None
-    data = load_data(job.data, root=root, seed=job.seed).converted(job.shape)
+    data = load_data(job.data, root=root, seed=job.seed, images=job.images).converted(job.shape)
     settings = TrainSettings(**job.settings)
     task = Classification(label_smoothing=job.label_smoothing)
     deployment = Deployment(job.shape, job.classes)

@@ -21,6 +21,7 @@ from nasdeploy.search.proposing import Proposing
 from nasdeploy.search.space import Deployment, SearchSpace
 from nasdeploy.search.strategies.bayesian import Bayesian, BayesianSettings
 from nasdeploy.search.strategies.darts import Darts, DartsSettings
+from nasdeploy.search.strategies.enas import Enas, EnasSettings
 from nasdeploy.search.strategies.evolution import EvolutionSettings, RegularizedEvolution
 from nasdeploy.search.strategies.local_search import LocalSearch
 from nasdeploy.search.strategies.nsga2 import Nsga2, Nsga2Settings
@@ -63,6 +64,7 @@ class Entry:
 STRATEGIES: dict[str, Entry] = {
     "bayesian": Entry(BayesianSettings, Bayesian),
     "darts": Entry(DartsSettings, make=Darts),
+    "enas": Entry(EnasSettings, make=Enas),
     "evolution": Entry(EvolutionSettings, RegularizedEvolution),
     "local": Entry(SamplerSettings, LocalSearch),
     "nsga2": Entry(Nsga2Settings, Nsga2),

@@ -37,7 +37,6 @@ from nasdeploy.search.bilevel import InnerStep, unrolled_gradients
 from nasdeploy.search.collapse import Signs, SkipCounter, relative_entropy
 from nasdeploy.search.data import SearchData
 from nasdeploy.search.evaluators.supernet import SupernetEvaluator
-from nasdeploy.search.expectation import expected_cost
 from nasdeploy.search.latency_term import JointSettings, LatencyTerm
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.relaxation import Relaxation, keep_affine_fixed
@@ -281,10 +280,8 @@ class Darts:
         ((_, scored),) = self._evaluator([Request(epoch, arch, self.seed)])
         if isinstance(scored, str):
             return Trial(epoch, arch, failure=scored, phase=phase), []
-        estimated = self.bounds.estimator().calibrated
         with torch.no_grad():
             probabilities = self.relaxation.probabilities()
-            expected = float(expected_cost(estimated, probabilities))
         entropy = relative_entropy(probabilities, self.relaxation.possible)
         signs = Signs(self._skips.share(arch), entropy, self._gap(arch))
         complaints = signs.complaints(
@@ -292,9 +289,8 @@ class Darts:
         )
         metrics = {
             **scored,
-            "latency_ms": estimated.of(arch),
-            **{limit.name: limit.cost.of(arch) for limit in self.bounds.others},
-            "expected_latency_ms": expected,
+            **self.bounds.known(arch),
+            **self._latency.expected(probabilities),
             "skip_share": signs.skip_share,
             "relative_entropy": signs.entropy,
             "gap": signs.gap,

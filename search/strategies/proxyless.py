@@ -5,7 +5,10 @@ probability of each candidate. A weight step draws one path and trains it (secti
 architecture step draws two candidates per decision, computes both, and lets one through by a binary
 gate; the gradient of the gates stands for that of the probabilities (section 3.2, equation 4), and
 the two alphas are rescaled so that the probabilities of the others stay (section 3.2.1). Expected
-latency, differentiable through the table, is added to the loss (section 3.3).
+latency, differentiable through the table, is added to the loss (section 3.3). With
+``arch_update="reinforce"`` an architecture step draws one path instead, and its reward is the
+accuracy on the batch less what its latency costs (section 3.3.2; with the moving baseline of the
+published code).
 
 Where we differ from the paper and its code:
     * What is returned is not each decision's best candidate but the architecture with the highest
@@ -23,38 +26,45 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from nasdeploy.errors import UnknownName
 from nasdeploy.latency_tables.optimum import best_within, check_limits
 from nasdeploy.search.data import SearchData
 from nasdeploy.search.evaluators.supernet import SupernetEvaluator
-from nasdeploy.search.expectation import expected_cost
-from nasdeploy.search.latency_term import JointSettings, LatencyTerm
+from nasdeploy.search.latency_term import LatencyTerm
 from nasdeploy.search.objective import Bounds
+from nasdeploy.search.reinforce import Drawn, PathRewards, PolicyGradient, ReinforceSettings
 from nasdeploy.search.sanity import SanityCheck
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
 from nasdeploy.search.supernet_training import SupernetTrainer, finite, require
 from nasdeploy.search.task import Task
 
+ARCH_UPDATES = ("gradient", "reinforce")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProxylessSettings(JointSettings):
+class ProxylessSettings(ReinforceSettings):
     """
     Attributes:
         warmup_epochs: Weights only, paths drawn evenly; none with a trained supernet.
         search_epochs: A weight step and an architecture step for each batch of the two halves.
+        arch_update: ``"gradient"``, by the binary gates, or ``"reinforce"``.
         arch_lr: Of Adam (betas 0 and 0.999) on alpha. The paper's 0.006 is for 150 epochs.
     """
 
+    arch_update: Literal["gradient", "reinforce"] = "gradient"
     arch_lr: float = 0.02
 
     def __post_init__(self) -> None:
         super(ProxylessSettings, self).__post_init__()
         require("above 0", {"arch_lr": self.arch_lr}, lambda value: value > 0)
+        if self.arch_update not in ARCH_UPDATES:
+            raise UnknownName("arch_update", self.arch_update, ARCH_UPDATES)
 
 
 class _Gated(torch.autograd.Function):
@@ -92,6 +102,14 @@ class BinaryGates:
     def sample(self, rng: Random) -> Arch:
         """One path, each decision drawn by its probabilities."""
         return tuple(_draw(p.tolist(), rng) for p in self.probabilities())
+
+    def log_prob(self, archs: Sequence[Arch]) -> Drawn:
+        """How likely `sample` draws these, differentiable in alpha."""
+        chosen = torch.tensor(archs, device=self.alphas[0].device)
+        logs = [alpha.log_softmax(0) for alpha in self.alphas]
+        log_probs = torch.stack([log[chosen[:, index]] for index, log in enumerate(logs)]).sum(0)
+        entropy = torch.stack([-(log.exp() * log).sum() for log in logs]).sum()
+        return Drawn(chosen, log_probs, entropy.expand_as(log_probs))
 
     def draw(self, rng: Random) -> None:
         """Draw for each decision two candidates without replacement, the first of them active."""
@@ -187,6 +205,14 @@ class Proxyless:
             self.gates.alphas, lr=settings.arch_lr, betas=(0.0, 0.999)
         )
         self._rng = Random(seed)
+        self._policy = PolicyGradient(
+            draw=lambda: self.gates.sample(self._rng),
+            log_prob=self.gates.log_prob,
+            reward=PathRewards(self._trainer.supernet, task, self._latency),
+            optimizer=self._optimizer,
+            settings=settings,
+            rate="arch_lr",
+        )
         self._epoch = 0
         self._progress = "not started"
 
@@ -236,10 +262,15 @@ class Proxyless:
         for number, ((x, y), (arch_x, arch_y)) in enumerate(halves):
             arch = self.gates.sample(self._rng)
             losses.append(self._trainer.step(arch, x, y, epoch=epoch, number=number))
-            self._arch_step(arch_x, arch_y, epoch, number)
+            if self.settings.arch_update == "reinforce":
+                self._policy.step(arch_x, arch_y, epoch=epoch, number=number)
+            else:
+                self._gate_step(arch_x, arch_y, epoch, number)
+        if self.settings.arch_update == "reinforce":
+            self._policy.end_epoch(epoch)
         return losses
 
-    def _arch_step(self, x: Tensor, y: Tensor, epoch: int, number: int) -> None:
+    def _gate_step(self, x: Tensor, y: Tensor, epoch: int, number: int) -> None:
         supernet = self._trainer.supernet
         self.gates.draw(self._rng)
         self._optimizer.zero_grad(set_to_none=True)
@@ -267,17 +298,13 @@ class Proxyless:
         ((_, scored),) = self._evaluator([Request(epoch, arch, self.seed)])
         if isinstance(scored, str):
             return Trial(epoch, arch, failure=scored, phase=phase)
-        estimated = self.bounds.estimator().calibrated
         with torch.no_grad():
-            probabilities = self.gates.probabilities()
             logs = [alpha.log_softmax(0) for alpha in self.gates.alphas]
             entropies = [float(-(log.exp() * log).sum()) for log in logs]
-            expected = float(expected_cost(estimated, probabilities))
         metrics = {
             **scored,
-            "latency_ms": estimated.of(arch),
-            **{limit.name: limit.cost.of(arch) for limit in self.bounds.others},
-            "expected_latency_ms": expected,
+            **self.bounds.known(arch),
+            **self._latency.expected(self.gates.probabilities()),
             "entropy": sum(entropies) / len(entropies),
         }
         return Trial(epoch, arch, metrics, phase=phase)
@@ -298,6 +325,7 @@ class Proxyless:
             "trainer": self._trainer.state_dict(),
             "alphas": [alpha.detach() for alpha in self.gates.alphas],
             "optimizer": self._optimizer.state_dict(),
+            "baseline": self._policy.baseline.value,
             "rng": self._rng.getstate(),
             "epoch": self._epoch,
             "warmup_epochs": self._warmup_epochs,
@@ -310,6 +338,7 @@ class Proxyless:
             for alpha, saved in zip(self.gates.alphas, state["alphas"], strict=True):
                 alpha.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
+        self._policy.baseline.value = state["baseline"]
         self._rng.setstate(state["rng"])
         self._epoch = state["epoch"]
         # a search that was handed a trained supernet resumes without being handed it again

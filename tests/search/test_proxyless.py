@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nasdeploy.errors import UnknownName
 from nasdeploy.latency_tables.cost import CompiledCost
 from nasdeploy.search.expectation import expected_cost
+from nasdeploy.search.reinforce import policy_loss
 from nasdeploy.search.strategies import make_settings
 from nasdeploy.search.strategies.proxyless import BinaryGates, Proxyless
 
@@ -161,6 +162,37 @@ def test_expected_cost_is_the_mean_over_all_architectures_and_so_is_its_gradient
     assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(mine, theirs, strict=True))
 
 
+def test_the_mean_reinforce_estimate_is_the_gradient_of_the_mean_reward() -> None:
+    """Section 3.3.2, over all architectures: sum of p * estimate = d/dalpha sum of p * reward."""
+    gates = gates_of([0.3, -0.2, 0.9], [0.0, 1.0], [0.5, 0.5, -0.5])
+    archs = list(product(range(3), range(2), range(3)))
+    rewards = torch.randn(len(archs), generator=torch.Generator().manual_seed(0))
+    drawn = gates.log_prob(archs)
+    p = torch.stack(
+        [
+            torch.stack([a.softmax(0)[c] for a, c in zip(gates.alphas, arch, strict=True)]).prod()
+            for arch in archs
+        ]
+    )
+    assert torch.allclose(drawn.log_probs.exp(), p)
+    assert float(p.sum().detach()) == pytest.approx(1)
+    expected = torch.autograd.grad((p * rewards).sum(), gates.alphas)
+    mean = [torch.zeros_like(alpha) for alpha in gates.alphas]
+    for arch, reward, chance in zip(archs, rewards.tolist(), p.tolist(), strict=True):
+        loss = policy_loss(gates.log_prob([arch]).log_probs, [reward - 0.4])
+        for total, part in zip(mean, torch.autograd.grad(loss, gates.alphas), strict=True):
+            total -= chance * part
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(mean, expected, strict=True))
+
+
+def test_with_reinforce_the_architecture_half_moves_alpha_by_rewards_alone() -> None:
+    strategy = small_strategy("proxyless-reinforce", warmup_epochs=0, search_epochs=2)
+    assert isinstance(strategy, Proxyless)
+    strategy.step()
+    assert not strategy.gates.pairs  # no gate was drawn
+    assert any(bool((alpha != 0).any()) for alpha in strategy.gates.alphas)
+
+
 @pytest.mark.parametrize(("term", "weight"), [("add", 1e3), ("multiply", 20.0)])
 def test_an_overwhelming_weight_on_latency_ends_at_the_fastest_network(
     term: str, weight: float
@@ -173,6 +205,15 @@ def test_an_overwhelming_weight_on_latency_ends_at_the_fastest_network(
     assert strategy.candidates(1) == [milliseconds(space).range().lowest]
     expected = [trial.metrics["expected_latency_ms"] for trial in trials]
     assert expected[-1] < expected[0]
+
+
+def test_reinforce_with_an_overwhelming_weight_on_latency_expects_less_of_it() -> None:
+    strategy = small_strategy(
+        "proxyless-reinforce", share=1.0, latency_term="add", latency_weight=30.0, search_epochs=12
+    )
+    low = milliseconds(small_space()).range().low
+    expected = [trial.metrics["expected_latency_ms"] for trial in run_to_the_end(strategy)]
+    assert expected[-1] - low < 0.6 * (expected[0] - low)
 
 
 def test_the_excess_term_pushes_down_to_the_bound_and_no_further() -> None:
@@ -204,3 +245,5 @@ def test_candidates_are_the_most_probable_within_the_bounds_by_brute_force() -> 
 def test_an_unknown_latency_term_is_answered_with_the_likely_one() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'multiply'"):
         make_settings("proxyless", {"latency_term": "multiple"})
+    with pytest.raises(UnknownName, match="Did you mean 'reinforce'"):
+        make_settings("proxyless", {"arch_update": "reenforce"})

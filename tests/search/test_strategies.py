@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_search import (
     QUICK,
+    VARIANTS,
     Blobs,
     bounds_of,
     milliseconds,
@@ -44,7 +45,7 @@ DEAR = ("optuna-cmaes", "optuna-gp", "optuna-tpe")
 @pytest.fixture(
     params=[
         pytest.param(name, marks=[pytest.mark.slow] if name in DEAR else [])
-        for name in sorted(STRATEGIES)
+        for name in sorted([*STRATEGIES, *VARIANTS])
     ]
 )
 def name(request: pytest.FixtureRequest) -> str:
@@ -195,6 +196,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(name: str) -> None:
 
 
 def test_settings_are_checked_when_they_are_made(name: str) -> None:
+    name, _ = VARIANTS.get(name, (name, {}))
     with pytest.raises(UnknownName, match="Did you mean 'weight_lr'"):
         make_settings(name, {"weight_rl": 0.1})
     with pytest.raises(UsageError, match="weight_lr is -1"):
