@@ -75,7 +75,7 @@ def both(board: RemoteDevice, local: LocalDevice, runtime: str, path: Path, x: A
     return there, here
 
 
-@pytest.fixture
+@pytest.fixture(params=["adb", "ssh"])
 def board(
     request: pytest.FixtureRequest, arm_board: VirtualBoard, local: LocalDevice
 ) -> RemoteDevice:
@@ -83,12 +83,7 @@ def board(
     return WAYS[request.param](arm_board)
 
 
-# what a runtime computes does not depend on the cable: each has one here, and adb to the phone
-@pytest.mark.parametrize(
-    ("runtime", "board"),
-    [(runtime, ("adb", "ssh")[number % 2]) for number, runtime in enumerate(sorted(RECIPES))],
-    indirect=["board"],
-)
+@pytest.mark.parametrize("runtime", sorted(RECIPES))
 def test_an_arm_board_computes_what_this_machine_computes(
     runtime: str, board: RemoteDevice, local: LocalDevice, model: Any
 ) -> None:
