@@ -5,8 +5,9 @@
 Operators, anchors and test networks of `mobile` at 96 px are measured on this machine in the same
 interleaved rounds, one thread. The estimator is fitted on the anchors alone and judged on two
 samples: random networks, and fast ones, spread evenly over the lowest quarter of the reachable
-range, where searches finish. A line for each sample; beside the errors, how far the plain sum of
-operators is off (median, signed), with the operators' warm and with their cold runs.
+range, where searches finish. A line for each sample; beside the errors, how far odd and even rounds
+are apart, and how far the plain sum of operators is off (median, signed), with the operators' warm
+and with their cold runs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from scipy.stats import spearmanr
 
 from nasdeploy.device_agent.measure import MeasureConfig, measure
 from nasdeploy.device_agent.session import Session
-from nasdeploy.device_agent.statistics import STATISTICS, Statistic, Warmth
+from nasdeploy.device_agent.statistics import STATISTICS, Statistic, Warmth, summarise
 from nasdeploy.durable import Journal
 from nasdeploy.latency_tables.cost import CompiledCost
 from nasdeploy.latency_tables.estimate import Estimator, Measured, corrections_of
@@ -88,6 +89,16 @@ def choices_of(space: SearchSpace) -> list[int]:
 def network_ms(session: Session, arch: Arch, statistic: Statistic) -> float:
     found = session.statistics(network_id(arch), statistic, subtract_empty=False)
     return found.value(statistic)
+
+
+def unsteadiness_pct(session: Session, archs: list[Arch], statistic: Statistic) -> float:
+    """Median over networks of how far odd and even rounds are apart: no estimate is better."""
+    apart = []
+    for arch in archs:
+        runs = session.runs(network_id(arch))
+        odd, even = (summarise(runs[first::2], statistic=statistic) for first in (0, 1))
+        apart.append(abs(odd.value(statistic) / even.value(statistic) - 1))
+    return 100 * float(np.median(apart))
 
 
 class Benchmark:
@@ -195,6 +206,7 @@ class Benchmark:
             "median_error_pct": round(float(np.median(errors)), 3),
             "p95_error_pct": round(float(np.percentile(errors, 95)), 3),
             "spearman": round(float(spearmanr(estimated, measured).statistic), 4),
+            "unsteadiness_pct": round(unsteadiness_pct(session, judged, statistic), 3),
             "plain_sum_off_pct": round(float(np.median(plain)), 3),
             "plain_sum_of_cold_rows_off_pct": round(float(np.median(plain_cold)), 3),
             "scale": round(estimator.scale, 4),
