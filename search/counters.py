@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from nasdeploy.errors import UnknownName
 from nasdeploy.latency_tables.cost import CompiledCost
+from nasdeploy.search.meta import without_values
 from nasdeploy.search.ops import Classifier, MBConv
 from nasdeploy.search.space import SearchSpace
 
@@ -154,7 +155,7 @@ def counted_values(space: SearchSpace, what: str, *, precision: str = "fp32") ->
     """One `Quantity` of every operator of a space, by its key."""
     values: dict[str, float] = {}
     for op in space.all_ops():
-        with torch.device("meta"):
+        with without_values():
             module = op.build()
         values[str(op.key)] = float(count(module, op.input_shapes).value(what, precision))
     return values

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nasdeploy.errors import UsageError
+from nasdeploy.search.meta import without_values
 from nasdeploy.search.space import Arch
 
 _CANDIDATE = re.compile(r"\.candidates\.\d+")
@@ -142,7 +143,7 @@ class Supernet(nn.Module):
                 f"Candidates of this supernet take one channel in {self.partial}: their weights "
                 "fit no stand-alone network. Train it from its own first weights."
             )
-        with torch.device("meta"):
+        with without_values():
             network = self._build(arch)
         # edges that end in no node are in the supernet and not in the network
         own, path = network.state_dict(), self.weights_of(arch)

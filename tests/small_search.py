@@ -33,7 +33,8 @@ SMALL: dict[str, Any] = {
     "features": 16,
     "expansions": (2, 3),
 }
-_PROPOSING: dict[str, Any] = {"supernet_epochs": 2, "trials": 12, "trials_per_step": 3}
+_PROPOSING: dict[str, Any] = {"supernet_epochs": 2, "trials": 9, "trials_per_step": 3}
+_OPTUNA: dict[str, Any] = {**_PROPOSING, "initial_trials": 4, "tries": 8}
 QUICK: dict[str, dict[str, Any]] = {
     "bayesian": {**_PROPOSING, "initial_trials": 4},
     "darts": {"search_epochs": 4, "arch_lr": 0.1},
@@ -48,10 +49,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "evolution": {**_PROPOSING, "population_size": 4, "tournament_size": 2},
     "local": _PROPOSING,
     "nsga2": {**_PROPOSING, "population_size": 4},
-    "optuna-cmaes": {**_PROPOSING, "initial_trials": 4},
-    "optuna-gp": {**_PROPOSING, "trials": 6, "initial_trials": 4},
-    "optuna-nsga2": {**_PROPOSING, "initial_trials": 4},
-    "optuna-tpe": {**_PROPOSING, "initial_trials": 4},
+    "optuna-cmaes": _OPTUNA,
+    "optuna-gp": {**_OPTUNA, "trials": 6},
+    "optuna-nsga2": _OPTUNA,
+    "optuna-tpe": _OPTUNA,
     "pc-darts": {"warmup_epochs": 1, "search_epochs": 3, "arch_lr": 0.1},
     "pnas": {**_PROPOSING, "beam": 4},
     "predictor": {**_PROPOSING, "initial_trials": 4},
@@ -62,6 +63,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "proxyless-reinforce": ("proxyless", {"arch_update": "reinforce", "archs_per_update": 2}),
 }
 """Other forms of a strategy, that keep the same promises."""
+
+
+def shorter(name: str) -> dict[str, Any]:
+    """Settings for two steps on a supernet that is trained already."""
+    most = {"trials": 2 * _PROPOSING["trials_per_step"], "search_epochs": 2}
+    return {key: value for key, value in most.items() if key in QUICK[name]}
 
 
 def small_space(**parameters: Any) -> SearchSpace:
@@ -95,17 +102,21 @@ def bounds_of(space: SearchSpace, share: float | None, *others: Limit) -> Bounds
 
 
 class Blobs:
-    """Four classes of noisy blots; order depends on (seed, split, epoch) alone."""
+    """Four classes of noisy blots, `batches_each` batches in each split.
 
-    def __init__(self, *, seed: int = 0, batch_size: int = 16) -> None:
+    Their order depends on (seed, split, epoch) alone.
+    """
+
+    def __init__(self, *, seed: int = 0, batch_size: int = 16, batches_each: int = 3) -> None:
         generator = torch.Generator().manual_seed(seed)
         prototypes = torch.randn(4, 1, 12, 12, generator=generator)
-        targets = torch.arange(144) % 4
-        images = prototypes[targets] + 0.7 * torch.randn(144, 1, 12, 12, generator=generator)
+        n = batches_each * batch_size
+        targets = torch.arange(3 * n) % 4
+        images = prototypes[targets] + 0.7 * torch.randn(3 * n, 1, 12, 12, generator=generator)
         self._parts: dict[Split, tuple[Tensor, Tensor]] = {
-            "weights": (images[:48], targets[:48]),
-            "arch": (images[48:96], targets[48:96]),
-            "valid": (images[96:], targets[96:]),
+            "weights": (images[:n], targets[:n]),
+            "arch": (images[n : 2 * n], targets[n : 2 * n]),
+            "valid": (images[2 * n :], targets[2 * n :]),
         }
         self._seed = seed
         self._batch_size = batch_size
@@ -137,7 +148,7 @@ def small_strategy(
         space,
         task=Classification(),
         train_deployment=space.deployment,
-        data=data or Blobs(),
+        data=data or Blobs(batches_each=2),
         bounds=bounds_of(space, share),
         seed=seed,
         settings={**QUICK[name], **form, **settings},

@@ -57,24 +57,35 @@ def onnx_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def graph(onnx_files: Path) -> Callable[[str], Graph]:
     """A graph by the name of its .onnx file."""
     return lambda name: Graph(name, onnx_files / f"{name}.onnx")
 
 
+def _local(folder: Path, builds: Path, patch: pytest.MonkeyPatch) -> LocalDevice:
+    cache = folder / "cache"
+    cache.mkdir()
+    for built in builds.iterdir():
+        (cache / built.name).symlink_to(built)
+    patch.setenv("NASDEPLOY_CACHE", str(cache))
+    return LocalDevice(folder / "device")
+
+
 @pytest.fixture
 def local(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> LocalDevice:
     """This machine with folders of its own, so that tests neither wait for nor disturb a user."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    for folder in builds.iterdir():
-        (cache / folder.name).symlink_to(folder)
-    monkeypatch.setenv("NASDEPLOY_CACHE", str(cache))
-    return LocalDevice(tmp_path / "device")
+    return _local(tmp_path, builds, monkeypatch)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def shared_local(tmp_path_factory: pytest.TempPathFactory, builds: Path) -> Iterator[LocalDevice]:
+    """The same for what is measured once for all tests of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield _local(tmp_path_factory.mktemp("local"), builds, patch)
+
+
+@pytest.fixture(scope="session")
 def quick() -> MeasureConfig:
     """So few rounds that a test is over at once, and so tolerant that a busy machine passes."""
     return MeasureConfig(

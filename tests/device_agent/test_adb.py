@@ -59,12 +59,13 @@ OPENERS: dict[str, Callable[[Adbd], AdbDevice | AdbTcpDevice]] = {
 def test_a_phone_that_has_not_allowed_this_computer_says_what_to_do(
     way: str, phone: Adbd, adb_user: AdbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nasdeploy.device_agent.adb_tcp.CONNECT_S", 2.0)
     adb_user.adb("disconnect", phone.serial)
     phone.forget_keys()
-    with pytest.raises(
-        DeviceError, match=r"pixel is unauthorized: .*accept the question"
-    ) as caught:
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(DeviceError, match=r"pixel is unauthorized: .*accept the question") as caught,
+    ):
+        patch.setattr("nasdeploy.device_agent.adb_tcp.CONNECT_S", 2.0)
         OPENERS[way](phone).info()
     assert not isinstance(caught.value, DeviceUnreachable)  # waiting alone will not help
     phone.allow(adb_user.public_key)
@@ -77,7 +78,7 @@ def test_a_device_that_is_not_there_is_worth_another_try(
     way: str, board: Adbd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("adb", "adb_tcp"):
-        monkeypatch.setattr(f"nasdeploy.device_agent.{module}.CONNECT_S", 2.0)
+        monkeypatch.setattr(f"nasdeploy.device_agent.{module}.CONNECT_S", 0.5)
     board.kill_daemon()
     with pytest.raises(DeviceUnreachable, match="pixel"):
         OPENERS[way](board).info()

@@ -105,6 +105,7 @@ def supplies(tmp_path: Path) -> Path:
     return battery.parent
 
 
+@pytest.mark.slow
 def test_energy_is_power_times_time(
     local: LocalDevice,
     supplies: Path,

@@ -103,19 +103,22 @@ def run(
     return call
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def undisturbed(
-    local: LocalDevice, graph: GraphOf, quick: MeasureConfig, tmp_path: Path
+    shared_local: LocalDevice,
+    graph: GraphOf,
+    quick: MeasureConfig,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Session:
     """The same session on this machine, where nothing goes wrong."""
     return measure(
-        local,
+        shared_local,
         PushedRunner(),
         [graph("small"), graph("large")],
         sentinel=graph("sentinel"),
         empty=graph("empty"),
         config=quick,
-        journal=Journal(tmp_path / "undisturbed.jsonl"),
+        journal=Journal(tmp_path_factory.mktemp("undisturbed") / "journal.jsonl"),
         seed=7,
     )
 

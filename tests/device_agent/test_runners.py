@@ -138,9 +138,9 @@ def carry_out(device: LocalDevice, case: Case, **fields: Any) -> list[Event]:
     return events
 
 
-@pytest.fixture
-def events(case: Case, local: LocalDevice) -> list[Event]:
-    return carry_out(local, case)
+@pytest.fixture(scope="module")
+def events(case: Case, shared_local: LocalDevice) -> list[Event]:
+    return carry_out(shared_local, case)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from targets.box import wait_until
 from targets.daemons import Sshd, make_key
 
 from nasdeploy.device_agent.ssh import SshDevice
@@ -92,5 +93,9 @@ def test_a_board_that_is_not_there_is_worth_another_try(client: Client) -> None:
 def test_a_connection_that_ended_in_between_is_opened_anew(client: Client) -> None:
     device = client.device()
     before = device.info()
+    link = device._link
+    assert link is not None
     client.board.relay.cut()
+    # a busy kernel takes a moment to tell; until then it would be lost in use
+    wait_until(lambda: not link.alive(), "the end of the connection")
     assert device.info() == before

@@ -105,6 +105,7 @@ def test_a_fingerprint_costs_little() -> None:
     assert (time.process_time() - start) / 20 < 0.02  # 3 ms where nothing else runs
 
 
+@pytest.mark.slow
 def test_each_distinct_graph_is_exported_once(tmp_path: Path) -> None:
     jobs = [
         ExportJob("a", partial(exportable.block, 8, 8, 3, 3, 1), SHAPES),

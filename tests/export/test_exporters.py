@@ -189,6 +189,7 @@ def test_litert_puts_no_transposes_at_the_edges(tmp_path: Path) -> None:
         assert "TRANSPOSE" not in {operator["op_name"] for operator in operators}
 
 
+@pytest.mark.slow
 def test_the_file_depends_on_neither_memory_layout_nor_this_machine(tmp_path: Path) -> None:
     torch.manual_seed(1)
     block = exportable.Block(8, 8, 3, 3, 1)

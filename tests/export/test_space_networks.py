@@ -19,10 +19,7 @@ from nasdeploy.search.ops import op_module
 from nasdeploy.search.supernet import recalibrate_batch_norm
 from nasdeploy.search.task import Classification
 
-SLOW_RUNTIMES = [
-    "onnxruntime",
-    *(pytest.param(r, marks=pytest.mark.slow) for r in ("litert", "executorch")),
-]
+SLOW = pytest.mark.slow
 POOLS = [
     "avg_pool[kernel=3,stride=2](8x12x12)",
     "max_pool[kernel=3,stride=2](8x12x12)",
@@ -64,14 +61,14 @@ def network_parity(name: str, runtime: str, precision: Precision, folder: Path) 
     return exported(network, [space.deployment.input_shape], folder, runtime, precision)
 
 
-@pytest.mark.parametrize("name", ["darts", "nasbench201"])
+@pytest.mark.parametrize("name", [pytest.param("darts", marks=SLOW), "nasbench201"])
 def test_a_network_s_onnx_file_does_what_it_does(name: str, tmp_path: Path) -> None:
     parity = network_parity(name, "onnxruntime", "fp32", tmp_path)
     assert parity.sqnr_db is not None and parity.sqnr_db > 80
 
 
 # Every kind of operator in every format; all pairs would take five CPU minutes.
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize(
     ("name", "runtime"),
     [
@@ -90,7 +87,7 @@ def test_every_space_s_networks_can_be_written(name: str, runtime: str, tmp_path
     assert parity.sqnr_db is not None and parity.sqnr_db > 80
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize(
     ("name", "runtime"),
     [("darts", "litert"), ("darts", "onnxruntime"), ("nasbench201", "executorch")],
@@ -101,10 +98,18 @@ def test_cells_can_be_int8(name: str, runtime: str, tmp_path: Path) -> None:
     assert parity.sqnr_db is not None and parity.sqnr_db > 3
 
 
-@pytest.mark.parametrize("runtime", SLOW_RUNTIMES)
-@pytest.mark.parametrize("key", POOLS)
+@pytest.mark.parametrize(
+    ("runtime", "key"),
+    [
+        pytest.param(
+            runtime, key, marks=[] if (runtime, key) == ("onnxruntime", POOLS[0]) else [SLOW]
+        )
+        for runtime in sorted(EXPORTERS)
+        for key in POOLS
+    ],
+)
 def test_pools_that_halve_the_size_go_from_int8_to_int8(
-    key: str, runtime: str, tmp_path: Path
+    runtime: str, key: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     parsed = OpKey.parse(key)

@@ -26,8 +26,14 @@ from nasdeploy.search.counters import counted_cost
 
 
 @pytest.fixture(autouse=True)
-def inputs(folder: Path) -> None:
+def inputs(folder: Path, made: Path) -> None:
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Inputs that are wrong in one way each, beside some that are right."""
+    folder = tmp_path_factory.mktemp("inputs")
     write_small_table(folder / "table.yaml")
     write_small_table(folder / "own.yaml", **of_this_machine())
     whole = (folder / "table.yaml").read_text()
@@ -52,6 +58,7 @@ def inputs(folder: Path) -> None:
             if name == "shirt":
                 image.save(folder / "bare" / name / f"{number}.png")
     (folder / "corrupt" / "shoe" / "3.png").write_bytes(b"\x89PNG not really")
+    return folder
 
 
 SEARCH = ("search", "--data", "tiny.npz", "--table", "table.yaml")

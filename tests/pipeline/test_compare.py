@@ -71,6 +71,7 @@ def test_a_search_over_seeds_ends_with_the_comparison_that_comes_next(
     write_small_table(folder / "table.yaml")
     common = (
         "--table", "table.yaml", "--data", "tiny.npz", "--latency", "60%", "--seeds", "2",
+        "--runtime", "onnxruntime", "--precision", "fp32",
         "--set", "supernet_epochs=1", "--set", "trials=3", "--set", "trials_per_step=3",
         "--format", "json",
     )  # fmt: skip

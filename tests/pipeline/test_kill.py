@@ -120,7 +120,7 @@ def accepted_rounds(journal: Path) -> list[tuple[str, int]]:
 def test_no_measurement_is_lost_or_taken_twice(forks: Forks) -> None:
     write_config(forks.folder / "tiny.yaml")
     run = forks.folder / "runs" / "tiny"
-    codes = killed_and_resumed(forks, run, "run", "tiny.yaml", longest_s=5.0, seed=1)
+    codes = killed_and_resumed(forks, run, "run", "tiny.yaml", longest_s=2.5, seed=1)
     assert codes[-1] == 0, forks.log()
     for journal in ("table.rounds.jsonl", "rounds.jsonl"):
         rounds = accepted_rounds(run / journal)
@@ -144,7 +144,7 @@ def test_given_the_measurements_a_killed_run_ends_bit_for_bit_like_an_undisturbe
     killed = forks.folder / "runs" / "given"
     codes = killed_and_resumed(
         forks, killed, "run", "given.yaml", "--measurements",
-        str(undisturbed / "measurements.jsonl"), longest_s=3.0, seed=2,
+        str(undisturbed / "measurements.jsonl"), longest_s=2.0, seed=2,
     )  # fmt: skip
     assert codes[-1] == 0, forks.log()
     same = (

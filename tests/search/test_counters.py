@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import cache
 from random import Random
 
 import pytest
@@ -8,10 +9,13 @@ from small_search import small_space
 
 from nasdeploy.errors import UnknownName
 from nasdeploy.latency_tables.key import OpKey
-from nasdeploy.search.counters import count, counted_cost
+from nasdeploy.search.counters import Counts, count, counted_cost
 from nasdeploy.search.ops import op_module
+from nasdeploy.search.space import Arch
 from nasdeploy.search.spaces import make_space
 from nasdeploy.search.task import Classification
+
+SPACE = small_space()
 
 
 def test_mobilenet_v2_has_the_published_number_of_multiply_accumulates() -> None:
@@ -21,17 +25,22 @@ def test_mobilenet_v2_has_the_published_number_of_multiply_accumulates() -> None
     assert counts.params == 3_504_872
 
 
+@cache
+def counted_networks() -> list[tuple[Arch, Counts]]:
+    found, rng = [], Random(1)
+    for _ in range(3):
+        arch = SPACE.sample(rng)
+        network = SPACE.build(arch, task=Classification())
+        found.append((arch, count(network, [SPACE.deployment.input_shape])))
+    return found
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("what", ["macs", "params", "size_bytes", "memory_bytes"])
 def test_counting_the_terms_equals_counting_the_network(what: str, precision: str) -> None:
-    space = small_space()
-    cost = counted_cost(space, what, precision=precision)
-    rng = Random(1)
-    for _ in range(3):
-        arch = space.sample(rng)
-        network = space.build(arch, task=Classification())
-        whole = count(network, [space.deployment.input_shape]).value(what, precision)
-        assert cost.of(arch) == whole
+    cost = counted_cost(SPACE, what, precision=precision)
+    for arch, counts in counted_networks():
+        assert cost.of(arch) == counts.value(what, precision)
 
 
 def test_a_block_s_memory_peaks_where_its_input_waits_for_the_addition() -> None:

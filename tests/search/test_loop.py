@@ -160,18 +160,23 @@ def test_kills_at_any_moment_change_nothing(tmp_path: Path) -> None:
     # the n-th flush to the disk kills: before a trial counts, between trials, inside a checkpoint
     script = (
         "import os, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
-        "import test_loop as t; at = int(sys.argv[3]); fsync, calls = os.fsync, []\n"
+        "import test_loop as t; fsync, calls = os.fsync, []\n"
         "def killing(handle):\n"
         "    calls.append(handle)\n"
         "    if len(calls) == at: t.kill()\n"
         "    fsync(handle)\n"
-        "os.fsync = killing\n"
-        "t.search(Path(sys.argv[2]), t.Walk(), t.Budget(steps=6))"
+        "for at in (7, 3):\n"
+        "    if child := os.fork():\n"
+        "        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n"
+        "    else:\n"
+        "        os.fsync = killing\n"
+        "        t.search(Path(sys.argv[2]), t.Walk(), t.Budget(steps=6))\n"
+        "        os._exit(0)"
     )
     whole = search(tmp_path / "whole", Walk(), Budget(steps=6))
-    for at in (7, 3):
-        argv = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path), str(at)]
-        assert subprocess.run(argv, check=False).returncode == -signal.SIGKILL
+    argv = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == 2 * [str(-signal.SIGKILL)]
     resumed = search(tmp_path, Walk(), Budget(steps=6))
     assert resumed.history == whole.history
     assert read_history(tmp_path / "history.jsonl") == list(whole.history)
