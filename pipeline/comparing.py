@@ -75,7 +75,13 @@ def open_search(run: str) -> SearchRun:
     winner = folder.winner / "arch.json"
     if not (folder.config_path.is_file() and folder.history_path.is_file() and winner.is_file()):
         raise UsageError(f"{path} holds no finished search. Search: nasdeploy search --name {run}")
-    bound_ms = json.loads(winner.read_text())["bound_ms"]
+    found = json.loads(winner.read_text())
+    if found["table"] is None:
+        raise UsageError(
+            f"{path} was searched without a table: there is no latency to compare it by. Search "
+            "with one: --table pixel1."
+        )
+    bound_ms = found["bound_ms"]
     history = read_history(folder.history_path)
     good = [trial for trial in history if trial.failure is None and METRIC in trial.metrics]
     within = [

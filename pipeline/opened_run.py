@@ -67,7 +67,9 @@ def train_only(opened: OpenedRun) -> dict[str, Any]:
     make_train_settings(config.train.settings, seed=config.seed)
     random_archs: list[Arch] = []
     if config.train.random_baselines:
-        problem = pose_on(context, open_table(str(opened.winner["table"])), opened.data)
+        table = opened.winner["table"]
+        given = None if table is None else open_table(str(table))
+        problem = pose_on(context, given, opened.data)
         random_archs = baselines(context, problem, opened.winner)
     with held(opened.folder, config):
         return train_winner(

@@ -70,8 +70,8 @@ def _measured_elsewhere(context: Context, winner: Mapping[str, Any]) -> str:
     """What a reader must know who holds a file to a bound of a table of another device."""
     if context.origin != "measured":
         return f"{context.device.name} is {context.origin}: its times are no measurement. "
-    if winner["table_origin"] == "measured":
-        return ""
+    if winner["table_origin"] in ("measured", None):
+        return ""  # without a table there was no bound
     return (
         f"The bound was searched on {winner['table']}, a {winner['table_origin']} table of "
         f"{winner['table_device']}, and the file runs on {context.device.name}. "

@@ -21,6 +21,7 @@ Where we differ from the paper and its code:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -173,7 +174,7 @@ class Enas:
         trials, found = self._score(self._to_score(), phase), ""
         if self.finished:
             trials, found = self._sanity.at_the_end(trials)
-        best = max((score for of, score in self._scored.values() if of == epoch), default=0.0)
+        best = max((score for of, score in self._scored.values() if of == epoch), default=math.nan)
         rewarded = "" if reward is None else f", reward {reward:.3f}"
         self._progress = (
             f"{phase} {self._epoch}/{self._trainer.epochs}: loss {loss:.3f}{rewarded}, "

@@ -85,8 +85,8 @@ class ArchitectureEvaluator:
         evaluation = self._evaluation(architecture, dataset, console, is_own)
 
         def accuracy() -> float:
-            trained = _trained(architecture) if is_own else None
-            found = trained or evaluation.trained()
+            same = is_own and evaluation.config.images == architecture.images
+            found = (_trained(architecture) if same else None) or evaluation.trained()
             return float(found["test"]["accuracy"])
 
         of: dict[str, Callable[[], float]] = {

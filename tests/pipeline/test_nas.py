@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_run import SPACE, environment, small_space, write_small_table
+from small_run import SPACE, Cli, environment, small_space, write_small_table
 
 from nas import (
     Architecture,
@@ -72,6 +74,25 @@ def test_a_search_without_a_table_knows_no_latency_and_is_found_again(
     capfd.readouterr()
     assert small_searcher(quiet=False).search() == found
     assert "search: done already" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_without_a_table_goes_on_by_the_commands(folder: Path, cli: Cli) -> None:
+    searcher = small_searcher(name="free", settings={"hidden": 8, "final_trials": 2})
+    found = searcher.search()
+    trained = searcher.train_final_architecture(found, epochs=1)
+    assert 0 <= trained["accuracy"] <= 1 and trained["weights"].is_file()
+    ended = cli(
+        "train", "--run", "free", "--epochs", "2", "--random-baselines", "1", "--format", "json"
+    )
+    assert ended.code == 0, ended.err
+    assert set(json.loads(ended.out)) == {"winner", "random-1"}
+    ended = cli("export", "--run", "free", "--runtime", "onnxruntime", "--precision", "fp32")
+    assert ended.code == 0, ended.err
+    ended = cli("compare", "free", "free")
+    assert ended.code == 2 and "without a table" in ended.err
+    with pytest.raises(UsageError, match="found another architecture since"):
+        searcher.train_final_architecture(replace(found, arch=(9, 9)), epochs=1)
 
 
 def test_on_a_table_nothing_beyond_the_constraint_is_returned(folder: Path) -> None:
