@@ -15,6 +15,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
+from nasdeploy.search.kernels.library import serves
+from nasdeploy.search.kernels.unit import KERNELS, Chain, Unit, weighted_chains
+
+
+class Chained(nn.Sequential):
+    """A module that is a chain of units, which the kernels compute as one in training."""
+
+    def chain(self) -> Chain | None:
+        """Its units; None if the kernels do not serve one of them."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        # in eval mode first: tracing for an export must see the stock modules alone
+        chain = self.chain() if self.training and serves(x) else None
+        if chain is None:
+            return cast(Tensor, super().forward(x))
+        return weighted_chains(x, [chain], [], None)
 
 
 class ConvBN(nn.Sequential):
@@ -48,7 +65,7 @@ class BNReLU(nn.Sequential):
         super().__init__(nn.BatchNorm2d(channels), nn.ReLU())
 
 
-class DepthwiseSeparable(nn.Sequential):
+class DepthwiseSeparable(Chained):
     """ReLU, one filter a channel, a 1x1 convolution, batch norm."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
@@ -59,14 +76,25 @@ class DepthwiseSeparable(nn.Sequential):
             nn.BatchNorm2d(channels),
         )
 
+    def chain(self) -> Chain | None:
+        _, depthwise, pointwise, norm = self
+        unit = Unit(
+            True, cast(nn.Conv2d, depthwise), cast(nn.Conv2d, pointwise), cast(nn.BatchNorm2d, norm)
+        )
+        return (unit,) if unit.kernel in KERNELS and norm.training else None
 
-class SepConv(nn.Sequential):
+
+class SepConv(Chained):
     """Two depthwise separable convolutions, the first of them with the stride."""
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
         super().__init__(
             DepthwiseSeparable(channels, kernel, stride), DepthwiseSeparable(channels, kernel)
         )
+
+    def chain(self) -> Chain | None:
+        first, second = (cast(DepthwiseSeparable, part).chain() for part in self)
+        return None if first is None or second is None else (*first, *second)
 
 
 class FactorizedConv(nn.Sequential):

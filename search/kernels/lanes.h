@@ -1,0 +1,50 @@
+// What the kernels have in common: vectors, work split into parts, scratch memory.
+//
+// Vectors are the compiler's own (GCC, Clang): the same source becomes AVX2, AVX-512 or NEON code.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#ifdef __AVX512F__
+constexpr int64_t L = 16;
+#else
+constexpr int64_t L = 8;  // two registers with NEON
+#endif
+
+typedef float V __attribute__((vector_size(L * sizeof(float)), aligned(sizeof(float)), may_alias));
+typedef int32_t M __attribute__((vector_size(L * sizeof(float))));
+
+static inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
+static inline void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
+static inline V zero() { return V{}; }
+static inline V positive(V v) { return v > zero() ? v : zero(); }
+
+// The first `count` lanes; the others are zero.
+static inline V load_some(const float* p, int64_t count) {
+  V v = zero();
+  std::memcpy(&v, p, count * sizeof(float));
+  return v;
+}
+static inline void store_some(float* p, V v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
+
+static inline int64_t up(int64_t count) { return (count + L - 1) / L * L; }
+
+// Sums are taken in parts that do not depend on the number of threads, so no bit does either.
+static inline int64_t parts_of(int64_t images) { return std::min<int64_t>(images, 8); }
+
+// Calls work(part) for each part, on so many threads.
+template <class Work>
+void in_parts(int64_t parts, int64_t threads, Work work) {
+  std::atomic<int64_t> next{0};
+  auto take = [&] {
+    for (int64_t part; (part = next++) < parts;) work(part);
+  };
+  std::vector<std::thread> others;
+  for (int64_t t = 1; t < std::min(threads, parts); t++) others.emplace_back(take);
+  take();
+  for (auto& other : others) other.join();
+}

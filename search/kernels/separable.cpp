@@ -1,0 +1,517 @@
+// A unit of a cell, forward and backward, channels last:
+//
+//   y = pointwise(depthwise(relu(a x + b)))          the batch norm behind it is an affine map of y
+//
+// An image passes through all of it before the next one is looked at, so that what lies in between
+// stays in the processor's cache and is never stored: the backward pass computes it again. The
+// affine map (a, b per channel) is the batch norm of a unit before this one, also never stored.
+// Channels are padded to whole vectors in scratch memory, so any number of them is served.
+#include "lanes.h"
+
+namespace {
+
+struct Unit {
+  int64_t n, h, w, ci, co, ho, wo, kernel, stride, dilation, relu;
+  int64_t pad() const { return dilation * (kernel - 1) / 2; }
+  int64_t wide() const { return w + 2 * pad() + kMargin; }  // a padded row
+  int64_t pi() const { return up(ci); }
+  int64_t po() const { return up(co); }
+  // rows of output that are worked on together: enough pixels to fill the multiplication below
+  int64_t band() const { return std::min(ho, std::max<int64_t>(1, 32 / wo)); }
+  static constexpr int64_t kMargin = 8;
+};
+
+// One pixel's channels from memory of `count` channels into padded ones.
+template <class F>
+inline void each_vector(int64_t count, F f) {
+  int64_t c = 0;
+  for (; c + L <= count; c += L) f(c, L);
+  if (c < count) f(c, count - c);
+}
+inline V take(const float* p, int64_t lanes) { return lanes == L ? load(p) : load_some(p, lanes); }
+inline void put(float* p, V v, int64_t lanes) {
+  if (lanes == L) store(p, v);
+  else store_some(p, v, lanes);
+}
+
+// relu(a x + b) of one image into the middle of a frame whose borders are zero.
+void frame(const Unit& u, const float* x, const float* a, const float* b, float* out) {
+  const int64_t p = u.pad(), pi = u.pi();
+  for (int64_t h = 0; h < u.h; h++) {
+    float* row = out + ((h + p) * u.wide() + p) * pi;
+    for (int64_t w = 0; w < u.w; w++, x += u.ci, row += pi) {
+      each_vector(u.ci, [&](int64_t c, int64_t lanes) {
+        V v = take(x + c, lanes);
+        if (a) v = v * load(a + c) + load(b + c);
+        store(row + c, u.relu ? positive(v) : v);
+      });
+    }
+  }
+}
+
+struct Tap {
+  int64_t from;         // offset into the source of the first column
+  const float* weight;  // a weight per channel
+};
+
+// out[i] = sum over taps of weight * x[from + i * step], for `columns` neighbouring columns.
+template <int N>
+inline void taps_block(const std::vector<Tap>& taps, const float* x, int64_t step, float* out, int64_t pi) {
+  V sums[N];
+#pragma GCC unroll 8
+  for (int i = 0; i < N; i++) sums[i] = zero();
+  for (const Tap& tap : taps) {
+    const V weight = load(tap.weight);
+    const float* from = x + tap.from;
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++) sums[i] += weight * load(from + i * step);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < N; i++) store(out + i * pi, sums[i]);
+}
+
+void taps_row(std::vector<Tap>& taps, const float* x, int64_t step, float* out, int64_t columns, int64_t pi) {
+  for (int64_t c = 0; c < pi; c += L) {
+    const float* from = x + c;
+    float* to = out + c;
+    int64_t left = columns;
+    for (; left >= 8; left -= 8, from += 8 * step, to += 8 * pi) taps_block<8>(taps, from, step, to, pi);
+    if (left >= 4) taps_block<4>(taps, from, step, to, pi), left -= 4, from += 4 * step, to += 4 * pi;
+    for (; left > 0; left--, from += step, to += pi) taps_block<1>(taps, from, step, to, pi);
+    for (Tap& tap : taps) tap.weight += L;
+  }
+  for (Tap& tap : taps) tap.weight -= pi;
+}
+
+// Output row `ho` of the depthwise convolution of a frame; weights are (kernel * kernel, pi).
+void depthwise_row(const Unit& u, const float* framed, const float* weights, int64_t ho, float* out,
+                   std::vector<Tap>& taps) {
+  const int64_t pi = u.pi();
+  taps.clear();
+  for (int64_t dy = 0; dy < u.kernel; dy++) {
+    for (int64_t dx = 0; dx < u.kernel; dx++) {
+      const int64_t at = (ho * u.stride + dy * u.dilation) * u.wide() + dx * u.dilation;
+      taps.push_back({at * pi, weights + (dy * u.kernel + dx) * pi});
+    }
+  }
+  taps_row(taps, framed, u.stride * pi, out, u.wo, pi);
+}
+
+// o[m][c] = sum over k of a[m][k] p[k][c]; o and p have `cols` columns, whole vectors.
+template <int R, int Q>
+inline void multiply_block(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols,
+                           int64_t depth) {
+  V sums[R][Q];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) sums[r][q] = zero();
+  for (int64_t k = 0; k < depth; k++) {
+    V row[Q];
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) row[q] = load(p + k * cols + q * L);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+      for (int q = 0; q < Q; q++) sums[r][q] += a[r * lda + k] * row[q];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) store(o + r * ldo + q * L, sums[r][q]);
+}
+
+template <int Q>
+void multiply_columns(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols,
+                      int64_t rows, int64_t depth) {
+  constexpr int R = Q == 2 ? 6 : 8;  // as many sums as there are registers
+  int64_t m = 0;
+  auto blocks = [&]<int N>(std::integral_constant<int, N>) {
+    for (; m + N <= rows; m += N) multiply_block<N, Q>(a + m * lda, lda, p, o + m * ldo, ldo, cols, depth);
+  };
+  if (rows % R == 0) blocks(std::integral_constant<int, R>{});
+  blocks(std::integral_constant<int, 4>{});
+  blocks(std::integral_constant<int, 1>{});
+}
+
+void multiply(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols, int64_t rows,
+              int64_t depth) {
+  int64_t c = 0;
+  for (; c + 2 * L <= cols; c += 2 * L) multiply_columns<2>(a, lda, p + c, o + c, ldo, cols, rows, depth);
+  if (c < cols) multiply_columns<1>(a, lda, p + c, o + c, ldo, cols, rows, depth);
+}
+
+// g[k][c] += sum over m of a[m][k] b[m][c]; all padded to whole vectors.
+template <int R, int Q>
+inline void outer_block(const float* a, int64_t lda, const float* b, int64_t ldb, float* g, int64_t rows) {
+  V sums[R][Q];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) sums[r][q] = load(g + r * ldb + q * L);
+  for (int64_t m = 0; m < rows; m++) {
+    V row[Q];
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) row[q] = load(b + m * ldb + q * L);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+      for (int q = 0; q < Q; q++) sums[r][q] += a[m * lda + r] * row[q];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) store(g + r * ldb + q * L, sums[r][q]);
+}
+
+void outer(const float* a, int64_t pi, const float* b, int64_t po, float* g, int64_t rows) {
+  for (int64_t k = 0; k < pi; k += 4) {
+    int64_t c = 0;
+    for (; c + 2 * L <= po; c += 2 * L) outer_block<4, 2>(a + k, pi, b + c, po, g + k * po + c, rows);
+    if (c < po) outer_block<4, 1>(a + k, pi, b + c, po, g + k * po + c, rows);
+  }
+}
+
+// gw[dy][dx][c] += sum over one row of g[w] x[w * stride + dx * dilation], for ROWS neighbouring dy.
+template <int K, int ROWS>
+inline void taps_gradient(const Unit& u, const float* x, const float* g, float* gw) {
+  const int64_t pi = u.pi(), step = u.stride * pi, tap = u.dilation * pi, down = u.dilation * u.wide() * pi;
+  for (int64_t c = 0; c < pi; c += L) {
+    V sums[ROWS][K];
+#pragma GCC unroll 8
+    for (int dy = 0; dy < ROWS; dy++)
+#pragma GCC unroll 8
+      for (int dx = 0; dx < K; dx++) sums[dy][dx] = load(gw + (dy * K + dx) * pi + c);
+    const float *xp = x + c, *gp = g + c;
+    for (int64_t w = 0; w < u.wo; w++, xp += step, gp += pi) {
+      const V value = load(gp);
+#pragma GCC unroll 8
+      for (int dy = 0; dy < ROWS; dy++)
+#pragma GCC unroll 8
+        for (int dx = 0; dx < K; dx++) sums[dy][dx] += value * load(xp + dy * down + dx * tap);
+    }
+#pragma GCC unroll 8
+    for (int dy = 0; dy < ROWS; dy++)
+#pragma GCC unroll 8
+      for (int dx = 0; dx < K; dx++) store(gw + (dy * K + dx) * pi + c, sums[dy][dx]);
+  }
+}
+
+template <int K>
+void depthwise_gradient_row(const Unit& u, const float* framed, const float* g, int64_t ho, float* gw) {
+  constexpr int ROWS = K == 3 ? 3 : K == 5 ? 2 : 1;  // as many sums as there are registers
+  const float* x = framed + ho * u.stride * u.wide() * u.pi();
+  const int64_t down = u.dilation * u.wide() * u.pi();
+  int dy = 0;
+  for (; dy + ROWS <= K; dy += ROWS) taps_gradient<K, ROWS>(u, x + dy * down, g, gw + dy * K * u.pi());
+  for (; dy < K; dy++) taps_gradient<K, 1>(u, x + dy * down, g, gw + dy * K * u.pi());
+}
+
+void gradient_row(const Unit& u, const float* framed, const float* g, int64_t ho, float* gw) {
+  switch (u.kernel) {
+    case 3: return depthwise_gradient_row<3>(u, framed, g, ho, gw);
+    case 5: return depthwise_gradient_row<5>(u, framed, g, ho, gw);
+    default: return depthwise_gradient_row<7>(u, framed, g, ho, gw);
+  }
+}
+
+// A batch norm over the channels of a unit's output, its moments and its affine map.
+struct Norm {
+  const float *gamma, *beta;
+  float *mean, *inverse;  // inverse standard deviation
+  float *a, *b;           // the affine map: a y + b
+};
+
+// Sums of one part, about a pivot so that a large mean costs no precision.
+struct Moments {
+  std::vector<double> sum, squares;
+  std::vector<float> pivot;
+  double count = 0;
+};
+
+struct Scratch {
+  std::vector<float> framed, gradients, deep, out, row, s, q;
+  std::vector<Tap> taps;
+};
+
+// Weights as the loops read them: taps by channel, and the 1x1 convolution both ways round.
+struct Weights {
+  std::vector<float> taps, across, back;
+  Weights(const Unit& u, const float* depthwise, const float* pointwise)
+      : taps(u.kernel * u.kernel * u.pi(), 0.f), across(u.ci * u.po(), 0.f), back(u.co * u.pi(), 0.f) {
+    const int64_t k2 = u.kernel * u.kernel;
+    for (int64_t c = 0; c < u.ci; c++)
+      for (int64_t t = 0; t < k2; t++) taps[t * u.pi() + c] = depthwise ? depthwise[c * k2 + t] : 1.f;
+    for (int64_t o = 0; o < u.co; o++) {
+      for (int64_t i = 0; i < u.ci; i++) {
+        across[i * u.po() + o] = pointwise[o * u.ci + i];
+        back[o * u.pi() + i] = pointwise[o * u.ci + i];
+      }
+    }
+  }
+};
+
+// Writes a band of outputs and adds to the image's sums.
+void settle(const Unit& u, const float* band, int64_t pixels, float* y, Moments& m, Scratch& s) {
+  const int64_t po = u.po();
+  if (m.pivot.empty()) {
+    m.pivot.assign(po, 0.f);
+    for (int64_t i = 0; i < pixels; i++)
+      for (int64_t c = 0; c < u.co; c++) m.pivot[c] += band[i * po + c] / pixels;
+  }
+  each_vector(u.co, [&](int64_t c, int64_t lanes) {
+    const V pivot = load(&m.pivot[c]);
+    V sum = load(&s.s[c]), squares = load(&s.q[c]);
+    for (int64_t i = 0; i < pixels; i++) {
+      const V v = load(band + i * po + c), off = v - pivot;
+      sum += off;
+      squares += off * off;
+      put(y + i * u.co + c, v, lanes);
+    }
+    store(&s.s[c], sum);
+    store(&s.q[c], squares);
+  });
+}
+
+void forward_image(const Unit& u, const float* x, const float* a, const float* b, const Weights& weights,
+                   float* y, Moments& m, Scratch& s) {
+  const int64_t pi = u.pi(), po = u.po();
+  frame(u, x, a, b, s.framed.data());
+  s.s.assign(po, 0.f);
+  s.q.assign(po, 0.f);
+  for (int64_t from = 0; from < u.ho; from += u.band()) {
+    const int64_t to = std::min(u.ho, from + u.band()), pixels = (to - from) * u.wo;
+    for (int64_t ho = from; ho < to; ho++) {
+      float* row = s.deep.data() + (ho - from) * u.wo * pi;
+      depthwise_row(u, s.framed.data(), weights.taps.data(), ho, row, s.taps);
+    }
+    multiply(s.deep.data(), pi, weights.across.data(), s.out.data(), po, po, pixels, u.ci);
+    settle(u, s.out.data(), pixels, y + from * u.wo * u.co, m, s);
+  }
+  for (int64_t c = 0; c < u.co; c++) {
+    m.sum[c] += s.s[c];
+    m.squares[c] += s.q[c];
+  }
+  m.count += double(u.ho) * double(u.wo);
+}
+
+void resize(const Unit& u, Scratch& s) {
+  const int64_t pixels = u.band() * u.wo;
+  s.framed.assign((u.h + 2 * u.pad()) * u.wide() * u.pi(), 0.f);
+  s.gradients.assign(u.ho * (u.wo + 2 * (u.pad() + 1)) * u.pi(), 0.f);
+  s.deep.resize(pixels * u.pi());
+  s.out.resize(pixels * u.po());
+  s.row.resize(u.w * u.pi());
+}
+
+// Mean and biased variance of all parts.
+void gather(const std::vector<Moments>& parts, int64_t channels, double* mean, double* variance) {
+  for (int64_t c = 0; c < channels; c++) {
+    double count = 0, total = 0, squares = 0;
+    for (const Moments& m : parts) {
+      const double own = m.pivot[c] + m.sum[c] / m.count, off = own - total;
+      squares += m.squares[c] - m.sum[c] * m.sum[c] / m.count + off * off * count * m.count / (count + m.count);
+      total += off * m.count / (count + m.count);
+      count += m.count;
+    }
+    mean[c] = total;
+    variance[c] = std::max(0.0, squares / count);
+  }
+}
+
+// What an affine batch norm does to the gradient g of its output: A g + B y + C is that of y.
+struct Backward {
+  std::vector<float> A, B, C;
+  Backward(const Unit& u, const Norm& norm, double scale, const double* sums, const double* products,
+           float* to_gamma, float* to_beta)
+      : A(u.po(), 0.f), B(u.po(), 0.f), C(u.po(), 0.f) {
+    const double count = double(u.n) * double(u.ho) * double(u.wo);
+    for (int64_t c = 0; c < u.co; c++) {
+      const double inverse = norm.inverse[c], mean = norm.mean[c];
+      const double product = inverse * (products[c] - mean * sums[c]);
+      const double slope = (norm.gamma ? norm.gamma[c] : 1.0) * inverse * scale;
+      const double bend = -slope * inverse * product / count;
+      A[c] = float(slope);
+      B[c] = float(bend);
+      C[c] = float(-slope * sums[c] / count - bend * mean);
+      if (to_gamma) to_gamma[c] = float(scale * product);
+      if (to_beta) to_beta[c] = float(scale * sums[c]);
+    }
+  }
+};
+
+// Gradients of one part's weights and the sums of what it hands back.
+struct Gradients {
+  std::vector<float> taps, across;
+  std::vector<double> all_taps, all_across, sums, products;
+  void flush() {
+    for (size_t i = 0; i < taps.size(); i++) all_taps[i] += taps[i];
+    for (size_t i = 0; i < across.size(); i++) all_across[i] += across[i];
+    std::fill(taps.begin(), taps.end(), 0.f);
+    std::fill(across.begin(), across.end(), 0.f);
+  }
+};
+
+// One image's gradient of the depthwise convolution's output, framed; adds the weights' gradients.
+void backward_bands(const Unit& u, const float* g, const float* y, const Backward& norm, const Weights& weights,
+                    bool of_weights, Gradients& out, Scratch& s) {
+  const int64_t pi = u.pi(), po = u.po(), wide = u.wo + 2 * (u.pad() + 1);
+  for (int64_t from = 0; from < u.ho; from += u.band()) {
+    const int64_t to = std::min(u.ho, from + u.band()), pixels = (to - from) * u.wo;
+    each_vector(u.co, [&](int64_t c, int64_t lanes) {
+      const V A = load(&norm.A[c]), B = load(&norm.B[c]), C = load(&norm.C[c]);
+      const int64_t at = from * u.wo * u.co + c;
+      for (int64_t i = 0; i < pixels; i++) {
+        const V v = A * take(g + at + i * u.co, lanes) + B * take(y + at + i * u.co, lanes) + C;
+        store(&s.out[i * po + c], v);
+      }
+    });
+    for (int64_t ho = from; ho < to; ho++) {
+      float* row = s.gradients.data() + (ho * wide + u.pad() + 1) * pi;
+      multiply(s.out.data() + (ho - from) * u.wo * po, po, weights.back.data(), row, pi, pi, u.wo, u.co);
+      if (!of_weights) continue;
+      depthwise_row(u, s.framed.data(), weights.taps.data(), ho, s.deep.data() + (ho - from) * u.wo * pi, s.taps);
+      if (u.kernel > 1) gradient_row(u, s.framed.data(), row, ho, out.taps.data());
+    }
+    if (of_weights) outer(s.deep.data(), pi, s.out.data(), po, out.across.data(), pixels);
+  }
+}
+
+// Row `h` of the gradient of relu(a x + b), columns first, first + stride, ...: each tap that reached
+// them gives back. Columns outside the output lie in the frame, which is zero there.
+int64_t input_row(const Unit& u, const Weights& weights, int64_t h, int64_t first, Scratch& s) {
+  const int64_t pi = u.pi(), p = u.pad(), wide = u.wo + 2 * (p + 1);
+  s.taps.clear();
+  for (int64_t dy = 0; dy < u.kernel; dy++) {
+    const int64_t down = h + p - dy * u.dilation;
+    if (down < 0 || down % u.stride || down / u.stride >= u.ho) continue;
+    for (int64_t dx = 0; dx < u.kernel; dx++) {
+      const int64_t across = first + p - dx * u.dilation;
+      if (across % u.stride) continue;
+      const int64_t at = down / u.stride * wide + across / u.stride + p + 1;
+      s.taps.push_back({at * pi, weights.taps.data() + (dy * u.kernel + dx) * pi});
+    }
+  }
+  const int64_t columns = (u.w - first + u.stride - 1) / u.stride;
+  taps_row(s.taps, s.gradients.data(), pi, s.row.data(), columns, pi);
+  return columns;
+}
+
+struct Source {
+  const float *x, *a, *b;
+  float* gradient;
+  bool add;  // to what the gradient already holds
+};
+
+// Hands the gradient of one image to the unit's input.
+void backward_input(const Unit& u, const Weights& weights, const Source& source, int64_t image, bool sums,
+                    Gradients& out, Scratch& s) {
+  const int64_t pi = u.pi();
+  s.s.assign(pi, 0.f);
+  s.q.assign(pi, 0.f);
+  for (int64_t h = 0; h < u.h; h++) {
+    for (int64_t first = 0; first < std::min(u.stride, u.w); first++) {
+      const int64_t columns = input_row(u, weights, h, first, s);
+      const int64_t at = ((image * u.h + h) * u.w + first) * u.ci, step = u.stride * u.ci;
+      each_vector(u.ci, [&](int64_t c, int64_t lanes) {
+        V sum = load(&s.s[c]), products = load(&s.q[c]);
+        for (int64_t i = 0; i < columns; i++) {
+          V v = load(&s.row[i * pi + c]);
+          const V x = take(source.x + at + i * step + c, lanes);
+          const V z = source.a ? x * load(source.a + c) + load(source.b + c) : x;
+          if (u.relu) v = z > zero() ? v : zero();
+          sum += v;
+          products += v * x;
+          float* to = source.gradient + at + i * step + c;
+          put(to, source.add ? v + take(to, lanes) : v, lanes);
+        }
+        store(&s.s[c], sum);
+        store(&s.q[c], products);
+      });
+    }
+  }
+  if (!sums) return;
+  for (int64_t c = 0; c < u.ci; c++) {
+    out.sums[c] += s.s[c];
+    out.products[c] += s.q[c];
+  }
+}
+
+thread_local Scratch scratch;
+
+}  // namespace
+
+// shape: the members of Unit in order. x: (n, h, w, ci). a, b: (ci rounded up to whole vectors) or
+// null. depthwise: (ci, kernel, kernel), or null with kernel 1. pointwise: (co, ci). y: (n, ho, wo, co).
+// mean, variance: (co), of y over all pixels.
+extern "C" void unit_forward(const int64_t* shape, const float* x, const float* a, const float* b,
+                             const float* depthwise, const float* pointwise, float* y, double* mean,
+                             double* variance, int64_t threads) {
+  Unit u;
+  std::memcpy(&u, shape, sizeof(u));
+  const Weights weights(u, depthwise, pointwise);
+  const int64_t parts = parts_of(u.n);
+  std::vector<Moments> moments(parts);
+  in_parts(parts, threads, [&](int64_t part) {
+    Moments& m = moments[part];
+    m.sum.assign(u.po(), 0.0);
+    m.squares.assign(u.po(), 0.0);
+    resize(u, scratch);
+    for (int64_t i = u.n * part / parts; i < u.n * (part + 1) / parts; i++) {
+      forward_image(u, x + i * u.h * u.w * u.ci, a, b, weights, y + i * u.ho * u.wo * u.co, m, scratch);
+    }
+  });
+  gather(moments, u.co, mean, variance);
+}
+
+// g: gradient of `scale` times the batch norm of y. sums, products: (co), of g and of g y over all
+// pixels. add: whether gx is added to. gdepthwise and gpointwise: both null where they are not needed.
+// gsums, gproducts: (ci), of gx and of gx x, or null.
+extern "C" void unit_backward(const int64_t* shape, const float* x, const float* a, const float* b,
+                              const float* depthwise, const float* pointwise, const float* y, const float* g,
+                              double scale, const double* sums, const double* products, const float* gamma,
+                              const float* mean, const float* inverse, float* ggamma, float* gbeta, float* gx,
+                              int64_t add, float* gdepthwise, float* gpointwise, double* gsums,
+                              double* gproducts, int64_t threads) {
+  Unit u;
+  std::memcpy(&u, shape, sizeof(u));
+  const Weights weights(u, depthwise, pointwise);
+  const Backward norm(u, Norm{gamma, nullptr, const_cast<float*>(mean), const_cast<float*>(inverse), nullptr, nullptr},
+                      scale, sums, products, ggamma, gbeta);
+  const int64_t parts = parts_of(u.n), k2 = u.kernel * u.kernel, pi = u.pi(), po = u.po();
+  std::vector<Gradients> found(parts);
+  in_parts(parts, threads, [&](int64_t part) {
+    Gradients& out = found[part];
+    if (gpointwise) {
+      out.taps.assign(k2 * pi, 0.f), out.all_taps.assign(k2 * pi, 0.0);
+      out.across.assign(pi * po, 0.f), out.all_across.assign(pi * po, 0.0);
+    }
+    if (gsums) out.sums.assign(pi, 0.0), out.products.assign(pi, 0.0);
+    resize(u, scratch);
+    std::fill(scratch.out.begin(), scratch.out.end(), 0.f);
+    for (int64_t i = u.n * part / parts; i < u.n * (part + 1) / parts; i++) {
+      if (gpointwise) frame(u, x + i * u.h * u.w * u.ci, a, b, scratch.framed.data());
+      const int64_t image = i * u.ho * u.wo * u.co;
+      backward_bands(u, g + image, y + image, norm, weights, gpointwise, out, scratch);
+      if (gx) backward_input(u, weights, {x, a, b, gx, bool(add)}, i, gsums, out, scratch);
+      out.flush();
+    }
+  });
+  for (int64_t c = 0; gsums && c < u.ci; c++) {
+    gsums[c] = gproducts[c] = 0;
+    for (const Gradients& out : found) gsums[c] += out.sums[c], gproducts[c] += out.products[c];
+  }
+  auto total = [&](auto pick) {
+    double sum = 0;
+    for (const Gradients& out : found) sum += pick(out);
+    return float(sum);
+  };
+  for (int64_t i = 0; gdepthwise && i < u.ci; i++)
+    for (int64_t t = 0; t < k2; t++)
+      gdepthwise[i * k2 + t] = total([&](const Gradients& out) { return out.all_taps[t * pi + i]; });
+  for (int64_t o = 0; gpointwise && o < u.co; o++)
+    for (int64_t i = 0; i < u.ci; i++)
+      gpointwise[o * u.ci + i] = total([&](const Gradients& out) { return out.all_across[i * po + o]; });
+}
