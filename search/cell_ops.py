@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
 from nasdeploy.search.kernels.library import serves
+from nasdeploy.search.kernels.pool import pool
 from nasdeploy.search.kernels.unit import KERNELS, Chain, Unit, weighted_chains
 
 
@@ -44,11 +45,16 @@ class ConvBN(nn.Sequential):
         )
 
 
-class ReLUConvBN(nn.Sequential):
+class ReLUConvBN(Chained):
     """ReLU, a convolution, its batch norm; padding keeps the size."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__(nn.ReLU(), *ConvBN(in_channels, out_channels, kernel, stride))
+
+    def chain(self) -> Chain | None:
+        _, conv, norm = self
+        unit = Unit(True, None, cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm))
+        return (unit,) if unit.pointwise.kernel_size == (1, 1) and norm.training else None
 
 
 class ConvBNReLU(nn.Sequential):
@@ -115,6 +121,12 @@ class AvgPool(nn.AvgPool2d):
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__(kernel, stride, kernel // 2, count_include_pad=False)
+        self.window = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and _odd(self.window) and serves(x):
+            return pool(x, *self.window, largest=False)
+        return super().forward(x)
 
 
 class MaxPool(nn.MaxPool2d):
@@ -122,6 +134,16 @@ class MaxPool(nn.MaxPool2d):
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__(kernel, stride, kernel // 2)
+        self.window = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and _odd(self.window) and serves(x):
+            return pool(x, *self.window, largest=True)
+        return cast(Tensor, super().forward(x))
+
+
+def _odd(window: tuple[int, int]) -> bool:
+    return window[0] % 2 == 1
 
 
 class _EverySecond(nn.Conv2d):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from nasdeploy.search.cell_ops import Chained, Zeros
+from nasdeploy.search.cell_ops import AvgPool, Chained, MaxPool, Zeros
 from nasdeploy.search.kernels.library import serves
 from nasdeploy.search.kernels.unit import Chain, weighted_chains
+from nasdeploy.search.sharing import shared
 
 
 def mixture(candidates: Sequence[nn.Module], weights: Tensor, x: Tensor) -> Tensor:
@@ -22,9 +24,9 @@ def mixture(candidates: Sequence[nn.Module], weights: Tensor, x: Tensor) -> Tens
     """
     counting = [i for i, candidate in enumerate(candidates) if not isinstance(candidate, Zeros)]
     if not counting:
-        return candidates[0](x)  # type: ignore[no-any-return]
+        return cast(Tensor, candidates[0](x))
     if not serves(x):
-        return _plain([candidates[i](x) for i in counting], weights[counting])
+        return _plain([_output(candidates[i], x) for i in counting], weights[counting])
     chains: list[Chain] = []
     others: list[Tensor] = []
     order: tuple[list[int], list[int]] = [], []
@@ -32,11 +34,19 @@ def mixture(candidates: Sequence[nn.Module], weights: Tensor, x: Tensor) -> Tens
         candidate = candidates[index]
         chain = candidate.chain() if isinstance(candidate, Chained) and candidate.training else None
         if chain is None:
-            others.append(x if isinstance(candidate, nn.Identity) else candidate(x))
+            others.append(_output(candidate, x))
         else:
             chains.append(chain)
         order[chain is None].append(index)
     return weighted_chains(x, chains, others, weights[[*order[0], *order[1]]])
+
+
+def _output(candidate: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(candidate, nn.Identity):
+        return x
+    if isinstance(candidate, AvgPool | MaxPool):
+        return shared(x, (type(candidate), candidate.window), candidate)
+    return cast(Tensor, candidate(x))
 
 
 def _plain(outputs: Sequence[Tensor], weights: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.key import OpKey
 from nasdeploy.search.cell_ops import Add
 from nasdeploy.search.ops import op_module
+from nasdeploy.search.sharing import sharing
 from nasdeploy.search.supernet import Choice, Mixed, Mixing
 from nasdeploy.search.wiring import (
     IMAGE,
@@ -54,6 +55,10 @@ class Network(nn.Module):
         self._output = output
 
     def forward(self, x: Tensor) -> Tensor:
+        with sharing():
+            return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         wanted = self._wanted()
         readers = Counter(name for names in wanted.values() for name in names)
         values: dict[str, Tensor] = {IMAGE: x}

@@ -16,7 +16,6 @@ constexpr int64_t L = 8;  // two registers with NEON
 #endif
 
 typedef float V __attribute__((vector_size(L * sizeof(float)), aligned(sizeof(float)), may_alias));
-typedef int32_t M __attribute__((vector_size(L * sizeof(float))));
 
 static inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
 static inline void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
@@ -32,6 +31,19 @@ static inline V load_some(const float* p, int64_t count) {
 static inline void store_some(float* p, V v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
 
 static inline int64_t up(int64_t count) { return (count + L - 1) / L * L; }
+
+// f(first channel, lanes) for each vector of a pixel's channels; the last may be a part of one.
+template <class F>
+inline void each_vector(int64_t count, F f) {
+  int64_t c = 0;
+  for (; c + L <= count; c += L) f(c, L);
+  if (c < count) f(c, count - c);
+}
+inline V take(const float* p, int64_t lanes) { return lanes == L ? load(p) : load_some(p, lanes); }
+inline void put(float* p, V v, int64_t lanes) {
+  if (lanes == L) store(p, v);
+  else store_some(p, v, lanes);
+}
 
 // Sums are taken in parts that do not depend on the number of threads, so no bit does either.
 static inline int64_t parts_of(int64_t images) { return std::min<int64_t>(images, 8); }

@@ -21,19 +21,6 @@ struct Unit {
   static constexpr int64_t kMargin = 8;
 };
 
-// One pixel's channels from memory of `count` channels into padded ones.
-template <class F>
-inline void each_vector(int64_t count, F f) {
-  int64_t c = 0;
-  for (; c + L <= count; c += L) f(c, L);
-  if (c < count) f(c, count - c);
-}
-inline V take(const float* p, int64_t lanes) { return lanes == L ? load(p) : load_some(p, lanes); }
-inline void put(float* p, V v, int64_t lanes) {
-  if (lanes == L) store(p, v);
-  else store_some(p, v, lanes);
-}
-
 // relu(a x + b) of one image into the middle of a frame whose borders are zero.
 void frame(const Unit& u, const float* x, const float* a, const float* b, float* out) {
   const int64_t p = u.pad(), pi = u.pi();
