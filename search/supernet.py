@@ -8,6 +8,7 @@ in the supernet is ``stage1_block2.project`` in a network that takes choice 3 th
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from nasdeploy.errors import UsageError
 from nasdeploy.search.space import Arch
 
 _CANDIDATE = re.compile(r"\.candidates\.\d+")
@@ -75,10 +77,15 @@ class Supernet(nn.Module):
         body: Named as the stand-alone networks are, with a `Choice` where they have the chosen
             module.
         build: The stand-alone network of an architecture, at the same shape.
+        partial: Candidates take one channel in so many (`search.wired.PartialChoice`), and have the
+            weights for those only.
     """
 
-    def __init__(self, body: nn.Module, build: Callable[[Arch], nn.Module]) -> None:
+    def __init__(
+        self, body: nn.Module, build: Callable[[Arch], nn.Module], *, partial: int = 1
+    ) -> None:
         super().__init__()
+        self.partial = partial
         self.body = body
         self._build = build
         self._mixed = [module for module in body.modules() if isinstance(module, Mixed)]
@@ -126,7 +133,15 @@ class Supernet(nn.Module):
         """The stand-alone network of `arch` with a copy of the weights on its path.
 
         It computes what this supernet computes on that path; nothing random is drawn.
+
+        Raises: `UsageError` if candidates take a part of the channels: their weights fit no
+            network with all of them.
         """
+        if self.partial > 1:
+            raise UsageError(
+                f"Candidates of this supernet take one channel in {self.partial}: their weights "
+                "fit no stand-alone network. Train it from its own first weights."
+            )
         with torch.device("meta"):
             network = self._build(arch)
         # edges that end in no node are in the supernet and not in the network
@@ -136,6 +151,35 @@ class Supernet(nn.Module):
         for parameter in network.parameters():
             parameter.requires_grad_(True)
         return network.train(self.training)
+
+    def path(self, arch: Arch) -> nn.Module:
+        """What this supernet computes on the path of `arch`, with a copy of the weights on it.
+
+        That is the stand-alone network, but where candidates take a part of the channels: then it
+        is this supernet without the candidates that were not chosen, and deploys nowhere.
+        """
+        if self.partial == 1:
+            return self.extract(arch)
+        only = SinglePath(arch)
+        # what is not copied is not needed: other candidates, and whatever mixes them now
+        spared: dict[int, Any] = {id(part.mixing): only for part in self._mixed}
+        for choice in self._choices.values():
+            for index, candidate in enumerate(choice.candidates):
+                if index != arch[choice.decision]:
+                    spared[id(candidate)] = nn.Identity()
+        return copy.deepcopy(self.body, spared).train(self.training)
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever is computed for a while, the buffers are then what they were."""
+    buffers = list(model.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, former in zip(buffers, before, strict=True):
+            buffer.copy_(former)
 
 
 @torch.no_grad()

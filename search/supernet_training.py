@@ -15,6 +15,7 @@ from nasdeploy.search.data import SearchData, Split
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.supernet import SinglePath, Supernet
 from nasdeploy.search.task import Task
+from nasdeploy.search.wired_space import partial_supernet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,8 @@ class SupernetTrainer:
         epochs: How many the learning rate's schedule spans.
         seed: Of the initial weights. The global random state is left as it was.
         weights: A trained supernet's, in place of initial ones.
+        nesterov: Whether momentum looks ahead.
+        partial: Candidates take one channel in so many; for spaces of cells.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class SupernetTrainer:
         epochs: int,
         seed: int,
         weights: Mapping[str, Tensor] | None = None,
+        nesterov: bool = True,
+        partial: int = 1,
     ) -> None:
         self.task = task
         self.data = data
@@ -75,15 +80,20 @@ class SupernetTrainer:
         self._path = SinglePath((0,) * len(space.decisions))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            supernet = space.supernet(self._path, task=task, deployment=deployment)
+            if partial > 1:
+                supernet = partial_supernet(
+                    space, self._path, task=task, deployment=deployment, channels=partial
+                )
+            else:
+                supernet = space.supernet(self._path, task=task, deployment=deployment)
         if weights is not None:
             load_supernet(supernet, weights)
         self.supernet: Supernet = supernet.to(self.device).to(memory_format=torch.channels_last)
-        self._optimizer = torch.optim.SGD(
+        self.optimizer = torch.optim.SGD(
             _decayed_apart(self.supernet, settings.weight_decay),
             lr=settings.weight_lr,
             momentum=settings.weight_momentum,
-            nesterov=settings.weight_momentum > 0,
+            nesterov=nesterov and settings.weight_momentum > 0,
         )
 
     def batches(self, split: Split, epoch: int) -> Any:
@@ -96,28 +106,40 @@ class SupernetTrainer:
         self.supernet.train()
         share = (epoch + 0.5) / self.epochs
         rate = 0.5 * self.settings.weight_lr * (1 + math.cos(math.pi * min(share, 1.0)))
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def step(self, arch: Arch, x: Tensor, y: Tensor, *, epoch: int, number: int) -> float:
         """One step on the path of `arch`; the loss before it."""
         self._path.arch = arch
-        self._optimizer.zero_grad(set_to_none=True)
+        return self.update(x, y, epoch=epoch, number=number)
+
+    def update(
+        self, x: Tensor, y: Tensor, *, epoch: int, number: int, clip: float | None = None
+    ) -> float:
+        """One step on what the supernet computes as it is mixed now; the loss before it.
+
+        Args:
+            clip: Greatest norm of the gradient.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
         loss = self.task.loss(self.supernet(x), y)
         value = finite(loss, "supernet's weights", epoch, number, "weight_lr", self.settings)
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self.supernet.parameters(), clip)
+        self.optimizer.step()
         return value
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "supernet": self.supernet.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.supernet.load_state_dict(state["supernet"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def finite(loss: Tensor, of: str, epoch: int, number: int, lever: str, settings: object) -> float:

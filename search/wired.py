@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.key import OpKey
@@ -53,6 +55,10 @@ class Network(nn.Module):
         for name, module in spare:
             self.add_module(name, module)
         self._output = output
+
+    def sources(self, name: str) -> list[nn.Module | None]:
+        """The parts whose outputs a part takes; None for the image."""
+        return [None if at == IMAGE else getattr(self, at) for at in self._inputs[name]]
 
     def forward(self, x: Tensor) -> Tensor:
         with sharing():
@@ -116,6 +122,38 @@ class Join(Choice):
         return cast(Gather, self.candidates[only]).indices
 
 
+class PartialChoice(Choice):
+    """A decision about the first of every `partial` channels; the others pass by.
+
+    PC-DARTS (Xu et al., ICLR 2020, arXiv:1907.05737), section 3.2 and equation 2: the candidates
+    have 1/K of the channels; at stride 2 a max pool halves what passes by. The channels are then
+    shuffled, so that the next operator sees others. ``none`` is zero on its part only.
+    """
+
+    def __init__(
+        self, decision: int, candidates: Iterable[nn.Module], mixing: Mixing, partial: int
+    ) -> None:
+        super().__init__(decision, candidates, mixing)
+        self.partial = partial
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        part = x.shape[1] // self.partial
+        # else every candidate would copy its part for itself
+        chosen = super().forward(x[:, :part].contiguous(memory_format=torch.channels_last))
+        rest = x[:, part:]
+        if rest.shape[2:] != chosen.shape[2:]:
+            rest = functional.max_pool2d(rest, 2, 2, ceil_mode=True)
+        return _shuffled(torch.cat([chosen, rest], dim=1), self.partial)
+
+
+def _shuffled(x: Tensor, groups: int) -> Tensor:
+    """The first channel of each group, then the second of each, and so on; in channels_last."""
+    n, channels, height, width = x.shape
+    last = x.permute(0, 2, 3, 1).reshape(n, height, width, groups, channels // groups)
+    return last.transpose(3, 4).reshape(n, height, width, channels).permute(0, 3, 1, 2)
+
+
 class OnePath(Choice):
     """A decision whose candidates have different shapes, so that only one is taken at a time."""
 
@@ -155,18 +193,29 @@ class _Total(nn.Module):
 
 
 class SupernetWiring:
-    """Wires a supernet; `search.wiring.Wiring` says what the methods mean."""
+    """Wires a supernet; `search.wiring.Wiring` says what the methods mean.
 
-    def __init__(self, mixing: Mixing) -> None:
+    Args:
+        partial: Operators that keep the channels take one in so many.
+    """
+
+    def __init__(self, mixing: Mixing, partial: int = 1) -> None:
         self.mixing = mixing
+        self.partial = partial
         self._parts: list[tuple[str, nn.Module, tuple[str, ...]]] = []
 
     def op(self, name: str, key: OpKey, *inputs: Wire) -> Wire:
         return self._add(name, op_module(key), inputs, output_shape(key))
 
     def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire) -> Wire:
-        choice = Choice(decision, _candidates(keys), self.mixing)
-        return self._add(name, choice, inputs, shape_behind(keys, inputs[0].shape))
+        shape = shape_behind(keys, inputs[0].shape)
+        choice: Choice
+        if self.partial > 1 and len(inputs) == 1 and shape[0] == inputs[0].shape[0]:
+            parts = [None if key is None else _part_of(key, self.partial) for key in keys]
+            choice = PartialChoice(decision, _candidates(parts), self.mixing, self.partial)
+        else:
+            choice = Choice(decision, _candidates(keys), self.mixing)
+        return self._add(name, choice, inputs, shape)
 
     def join(
         self, name: str, decision: int, options: Sequence[tuple[int, ...]], edges: Sequence[Edge]
@@ -200,6 +249,20 @@ class SupernetWiring:
     def _add(self, name: str, module: nn.Module, inputs: Sequence[Wire], shape: Shape) -> Wire:
         self._parts.append((name, module, tuple(str(wire.name) for wire in inputs)))
         return Wire(name, shape)
+
+
+def _part_of(key: OpKey, partial: int) -> OpKey:
+    """The same operator on one channel in `partial`."""
+    channels, *size = key.input_shapes[0]
+    if channels % partial:
+        raise UsageError(
+            f"An edge of {channels} channels has no {partial} equal parts: choose channels of the "
+            f"space that partial_channels ({partial}) divides."
+        )
+    attributes = dict(key.attributes)
+    if "out" in attributes:
+        attributes["out"] = int(attributes["out"]) // partial
+    return OpKey.of(key.kind, [(channels // partial, *size)], **attributes)
 
 
 def _candidates(keys: Sequence[OpKey | None]) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.cost import CostTerm
 from nasdeploy.latency_tables.key import OpKey
-from nasdeploy.search.space import Arch, Decision, Deployment, Op, check_arch
+from nasdeploy.search.space import Arch, Decision, Deployment, Op, SearchSpace, check_arch
 from nasdeploy.search.wiring import IMAGE, Plan, PlanWiring, Shape, TermWiring, Wire, Wiring
 
 if TYPE_CHECKING:
@@ -123,16 +123,44 @@ class WiredSpace(PlannedSpace):
         return net.finish(self.head_key(features.shape))
 
     def supernet(
-        self, mixing: Mixing, *, task: Task, deployment: Deployment | None = None
+        self,
+        mixing: Mixing,
+        *,
+        task: Task,
+        deployment: Deployment | None = None,
+        partial_channels: int = 1,
     ) -> Supernet:
+        """All architectures in one network.
+
+        Args:
+            partial_channels: Operators on edges take one channel in so many, and the rest pass by
+                (PC-DARTS; `search.wired.PartialChoice`).
+        Raises: `UsageError` if there is an edge whose channels cannot be parted so.
+        """
         from nasdeploy.search.supernet import Supernet
         from nasdeploy.search.wired import SupernetWiring
 
         deployment = deployment or self.deployment
-        net = SupernetWiring(mixing)
+        net = SupernetWiring(mixing, partial_channels)
         features = self.wire(net, Wire(IMAGE, deployment.input_shape), deployment)
         body = net.finish(features, task.head(features.shape, deployment.classes))
-        return Supernet(body, partial(self.build, task=task, deployment=deployment))
+        build = partial(self.build, task=task, deployment=deployment)
+        return Supernet(body, build, partial=partial_channels)
+
+
+def partial_supernet(
+    space: SearchSpace, mixing: Mixing, *, task: Task, deployment: Deployment, channels: int
+) -> Supernet:
+    """A supernet whose operators take one channel in `channels`.
+
+    Raises: `UsageError` for a space that has no edges, or whose channels cannot be parted so.
+    """
+    if not isinstance(space, WiredSpace):
+        raise UsageError(
+            f"{space.name} has no edges of which a part of the channels could pass by its "
+            "operators: take --strategy darts, or --set partial_channels=1."
+        )
+    return space.supernet(mixing, task=task, deployment=deployment, partial_channels=channels)
 
 
 def checked_deployment(

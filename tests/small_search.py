@@ -35,6 +35,7 @@ SMALL: dict[str, Any] = {
 _PROPOSING: dict[str, Any] = {"supernet_epochs": 2, "trials": 12, "trials_per_step": 3}
 QUICK: dict[str, dict[str, Any]] = {
     "bayesian": {**_PROPOSING, "initial_trials": 4},
+    "darts": {"search_epochs": 4, "arch_lr": 0.1},
     "evolution": {**_PROPOSING, "population_size": 4, "tournament_size": 2},
     "local": _PROPOSING,
     "nsga2": {**_PROPOSING, "population_size": 4},

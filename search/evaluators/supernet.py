@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasdeploy.search.data import SearchData
+from nasdeploy.search.space import Arch
 from nasdeploy.search.strategy import Request
 from nasdeploy.search.supernet import Supernet, recalibrate_batch_norm
 from nasdeploy.search.supernet_training import SupernetSettings
@@ -38,13 +39,18 @@ class SupernetEvaluator:
         for request in requests:
             yield request.number, self._score(request)
 
-    def _score(self, request: Request) -> Mapping[str, float] | str:
+    def network(self, arch: Arch) -> nn.Module:
+        """The path of an architecture, its batch norm recalibrated."""
         if not self._recalibration:
             wanted = self.settings.recalibration_batches
             self._recalibration = list(islice(self.data.batches("weights", 0), wanted))
-        network = self.supernet.extract(request.arch)
+        network = self.supernet.path(arch)
         network.to(memory_format=torch.channels_last)
         recalibrate_batch_norm(network, self._recalibration)
+        return network
+
+    def _score(self, request: Request) -> Mapping[str, float] | str:
+        network = self.network(request.arch)
         valid = islice(self.data.batches("valid", 0), self.settings.valid_batches)
         metrics = evaluate(network, valid, self.task)
         if not all(math.isfinite(value) for value in metrics.values()):

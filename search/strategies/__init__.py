@@ -20,10 +20,12 @@ from nasdeploy.search.objective import Bounds
 from nasdeploy.search.proposing import Proposing
 from nasdeploy.search.space import Deployment, SearchSpace
 from nasdeploy.search.strategies.bayesian import Bayesian, BayesianSettings
+from nasdeploy.search.strategies.darts import Darts, DartsSettings
 from nasdeploy.search.strategies.evolution import EvolutionSettings, RegularizedEvolution
 from nasdeploy.search.strategies.local_search import LocalSearch
 from nasdeploy.search.strategies.nsga2 import Nsga2, Nsga2Settings
 from nasdeploy.search.strategies.optuna_samplers import OPTUNA
+from nasdeploy.search.strategies.pc_darts import PcDarts, PcDartsSettings
 from nasdeploy.search.strategies.pnas import Progressive, ProgressiveSettings
 from nasdeploy.search.strategies.predictor import Predictor, PredictorSettings
 from nasdeploy.search.strategies.proposer import SamplerSettings
@@ -60,10 +62,12 @@ class Entry:
 
 STRATEGIES: dict[str, Entry] = {
     "bayesian": Entry(BayesianSettings, Bayesian),
+    "darts": Entry(DartsSettings, make=Darts),
     "evolution": Entry(EvolutionSettings, RegularizedEvolution),
     "local": Entry(SamplerSettings, LocalSearch),
     "nsga2": Entry(Nsga2Settings, Nsga2),
     **{name: Entry(kind.settings, kind.make) for name, kind in OPTUNA.items()},
+    "pc-darts": Entry(PcDartsSettings, make=PcDarts),
     "pnas": Entry(ProgressiveSettings, Progressive),
     "predictor": Entry(PredictorSettings, Predictor),
     "proxyless": Entry(ProxylessSettings, make=Proxyless),
@@ -117,7 +121,9 @@ def _checked(
         if setting not in defaults:
             raise UnknownName(f"setting of {of}", setting, defaults)
         usual = defaults[setting]
-        if isinstance(value, bool) or not isinstance(value, _accepted(usual)):
+        # a bool is an int, and means neither a count nor a rate
+        wrong_kind = isinstance(value, bool) != isinstance(usual, bool)
+        if wrong_kind or not isinstance(value, _accepted(usual)):
             raise UsageError(f"{setting} of {of} is {value!r}: its default is {usual!r}.")
     return changes or {}
 

@@ -10,12 +10,8 @@ latency, differentiable through the table, is added to the loss (section 3.3).
 Where we differ from the paper and its code:
     * What is returned is not each decision's best candidate but the architecture with the highest
       log-probability of all that hold the bounds, found exactly.
-    * The paper adds lambda 2 * E[latency], with lambda 2 tuned until the result has the wanted
-      latency. ``latency_term="add"`` is that, relative to the bound as in the published code's
-      "add#linear": weight * E[latency] / bound. It goes on pushing below the bound; so the default,
-      ``"excess"``, is weight * max(0, E[latency] / bound - 1). ``"multiply"`` is the idea of the
-      code's "mul#log", as loss * (E[latency] / bound) ** weight, since a logarithm of milliseconds
-      changes its sign at 1 ms.
+    * The paper's latency term goes on pushing below the bound; the default does not, see
+      `search/latency_term.py`.
     * No block is a candidate like the others and gets its gradient (the code skips it); the common
       residual cancels in the difference of the two gates.
     * alpha starts at exactly 0, an even choice; Adam's rate is higher, for runs of few epochs.
@@ -27,56 +23,37 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from nasdeploy.errors import UnknownName
 from nasdeploy.latency_tables.optimum import best_within, check_limits
 from nasdeploy.search.data import SearchData
 from nasdeploy.search.evaluators.supernet import SupernetEvaluator
 from nasdeploy.search.expectation import expected_cost
+from nasdeploy.search.latency_term import JointSettings, LatencyTerm
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
-from nasdeploy.search.supernet_training import (
-    SupernetSettings,
-    SupernetTrainer,
-    finite,
-    require,
-)
+from nasdeploy.search.supernet_training import SupernetTrainer, finite, require
 from nasdeploy.search.task import Task
-
-LATENCY_TERMS = ("add", "excess", "multiply")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProxylessSettings(SupernetSettings):
+class ProxylessSettings(JointSettings):
     """
     Attributes:
         warmup_epochs: Weights only, paths drawn evenly; none with a trained supernet.
         search_epochs: A weight step and an architecture step for each batch of the two halves.
         arch_lr: Of Adam (betas 0 and 0.999) on alpha. The paper's 0.006 is for 150 epochs.
-        latency_term: ``"excess"``, ``"add"`` or ``"multiply"``: see the top of this file. Without a
-            bound on latency there is no term.
-        latency_weight: See there.
     """
 
-    warmup_epochs: int = 4
-    search_epochs: int = 8
     arch_lr: float = 0.02
-    latency_term: Literal["add", "excess", "multiply"] = "excess"
-    latency_weight: float = 2.0
 
     def __post_init__(self) -> None:
         super(ProxylessSettings, self).__post_init__()
-        if self.latency_term not in LATENCY_TERMS:
-            raise UnknownName("latency_term", self.latency_term, LATENCY_TERMS)
         require("above 0", {"arch_lr": self.arch_lr}, lambda value: value > 0)
-        epochs = {"warmup_epochs": self.warmup_epochs, "latency_weight": self.latency_weight}
-        require("at least 0", epochs, lambda value: value >= 0)
-        require("at least 1", {"search_epochs": self.search_epochs}, lambda value: value >= 1)
 
 
 class _Gated(torch.autograd.Function):
@@ -178,6 +155,7 @@ class Proxyless:
         self.task = task
         self.seed = seed
         self.settings = settings
+        self._latency = LatencyTerm(settings, bounds)
         self._warmup_epochs = 0 if supernet_weights is not None else settings.warmup_epochs
         self._trainer = SupernetTrainer(
             space,
@@ -253,7 +231,8 @@ class Proxyless:
         # gradients of the weights would cost as much again and are not used
         supernet.requires_grad_(False)
         with supernet.mixed_by(self.gates):
-            loss = self._with_latency(self.task.loss(supernet(x), y))
+            loss = self.task.loss(supernet(x), y)
+        loss = self._latency.with_loss(loss, self.gates.probabilities())
         finite(loss, "architecture", epoch, number, "arch_lr", self.settings)
         loss.backward()  # type: ignore[no-untyped-call]
         supernet.requires_grad_(True)
@@ -264,19 +243,6 @@ class Proxyless:
         # weights that are all but infinite may give a finite loss, and no finite gradient
         total = torch.stack([alpha.detach().sum() for alpha in self.gates.alphas]).sum()
         finite(total, "architecture", epoch, number, "weight_lr", self.settings)
-
-    def _with_latency(self, loss: Tensor) -> Tensor:
-        bound = self.bounds.latency_ms
-        if bound is None:
-            return loss
-        estimated = self.bounds.estimator().calibrated
-        relative = expected_cost(estimated, self.gates.probabilities()) / bound
-        weight = self.settings.latency_weight
-        if self.settings.latency_term == "multiply":
-            return loss * relative**weight
-        if self.settings.latency_term == "excess":
-            relative = (relative - 1).clamp(min=0)
-        return loss + weight * relative
 
     def _current(self, epoch: int, phase: str) -> Trial:
         best = self.candidates(1)
