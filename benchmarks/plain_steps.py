@@ -1,22 +1,31 @@
 """The networks of the published searches as they are commonly written: what our steps are held against.
 
 Stock modules, NCHW, every candidate of every edge computed for itself, activations and batch norms
-in place where the published codes have them. DARTS and PC-DARTS (quark0/darts, yuhuixu1993/PC-DARTS):
-batch norms of candidates without parameters and one behind each pool, sums of products by weight,
-``none`` as a multiplication by zero. ProxylessNAS and ENAS: one module per block, one path.
+where the published codes have them. DARTS and PC-DARTS (quark0/darts, yuhuixu1993/PC-DARTS): batch
+norms of candidates without parameters, sums of products by weight, ``none`` as a multiplication by
+zero; no batch norm behind pools, since the step that it is held against has none. ProxylessNAS and
+ENAS: our supernets with torch's own modules in place of ours.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasdeploy.search.cell_ops import AvgPool, Chained, MaxPool
 from nasdeploy.search.cells import reduction_layers
+from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
+from nasdeploy.search.space import Arch, SearchSpace
+from nasdeploy.search.spaces import make_space
 from nasdeploy.search.spaces.darts import NODES, OPERATORS
+from nasdeploy.search.supernet import SinglePath, Supernet
+from nasdeploy.search.task import Classification
 
 EDGES = sum(node + 2 for node in range(NODES))
 
@@ -161,7 +170,7 @@ class MixedNetwork(nn.Module):
 
     def __init__(
         self, channels: int = 16, layers: int = 8, classes: int = 10, share: int = 1,
-        pool_norm: bool = True,
+        pool_norm: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         stem = 3 * channels
@@ -198,36 +207,146 @@ class MixedNetwork(nn.Module):
         return [*self.alphas, *self.betas]
 
 
-class PlainDepthwise(nn.Conv2d):
-    """What stands in for our depthwise convolution where a path is built by the same keys."""
+def stock(module: nn.Module) -> nn.Module:
+    """A copy of a module of ours in which all that is not torch's own is."""
+    if isinstance(module, DepthwiseConv2d):
+        conv = nn.Conv2d(
+            module.in_channels, module.out_channels, module.kernel_size, module.stride,
+            module.padding, module.dilation, groups=module.groups, bias=False,
+        )  # fmt: skip
+        conv.load_state_dict(module.state_dict())
+        return conv
+    if isinstance(module, AvgPool | MaxPool):
+        kernel, stride = module.window
+        if isinstance(module, MaxPool):
+            return nn.MaxPool2d(kernel, stride, kernel // 2)
+        return nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
+    if isinstance(module, Chained):
+        return nn.Sequential(*(stock(child) for child in module))
+    same = copy.copy(module)
+    same._modules = {n: stock(c) for n, c in module.named_children()}  # type: ignore[assignment]
+    return same
 
 
-def inverted_residual(
-    in_channels: int, out_channels: int, *, kernel: int, expand: int, stride: int
-) -> nn.Module:
-    """A block of ProxylessNAS: widen, filter, project; batch norm behind each, ReLU6 behind two."""
-    inner = in_channels * expand
-    parts: list[nn.Module] = []
-    if expand != 1:
-        parts += [nn.Conv2d(in_channels, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU6()]
-    parts += [
-        nn.Conv2d(inner, inner, kernel, stride, kernel // 2, groups=inner, bias=False),
-        nn.BatchNorm2d(inner),
-        nn.ReLU6(),
-        nn.Conv2d(inner, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
-    ]
-    block = nn.Sequential(*parts)
-    return Residual(block) if stride == 1 and in_channels == out_channels else block
+class TwoPaths:
+    """A `Mixing` of two candidates by binary gates, the second without gradients."""
+
+    def __init__(self, choices: Sequence[int], rng: Random) -> None:
+        self.pairs = [rng.sample(range(n), 2) if n > 1 else [0] for n in choices]
+        self.gates = [nn.Parameter(torch.tensor([1.0, 0.0])) for _ in choices]
+
+    def __call__(self, decision: int, candidates: Sequence[nn.Module], *inputs: Tensor) -> Tensor:
+        pair, gates = self.pairs[decision], self.gates[decision]
+        outputs = [cast(Tensor, candidates[index](*inputs)) for index in pair]
+        if len(pair) == 1:
+            return outputs[0]
+        return gates[0] * outputs[0] + gates[1] * outputs[1].detach()
 
 
-class Residual(nn.Module):
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + cast(Tensor, self.block(x))
+def sgd(model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.025, momentum=0.9, weight_decay=3e-4)
 
 
-Combine = Callable[[int, Sequence[nn.Module], Tensor], Tensor]
+def images(batch: int, size: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, 3, size, size, generator=generator)
+    return x, torch.randint(10, (batch,), generator=generator)
+
+
+def step_of(case: str) -> Callable[[], None]:
+    """One step of a case of `supernet_step.py`."""
+    if case == "darts":
+        return _first_order(MixedNetwork(), *images(64, 32))
+    if case == "pc-darts":
+        return _first_order(MixedNetwork(share=4), *images(64, 32))
+    if case == "darts-second-order":
+        return _second_order(MixedNetwork(), *images(16, 32))
+    return _paths(case)
+
+
+def _first_order(model: MixedNetwork, x: Tensor, y: Tensor) -> Callable[[], None]:
+    weights, adam = sgd(model), torch.optim.Adam(model.architecture(), lr=3e-4)
+
+    def step() -> None:
+        for optimizer in (adam, weights):  # each backward pass has all gradients, as published
+            model.zero_grad()
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+            if optimizer is weights:
+                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+
+    return step
+
+
+def _second_order(model: MixedNetwork, x: Tensor, y: Tensor) -> Callable[[], None]:
+    weights, adam = sgd(model), torch.optim.Adam(model.architecture(), lr=3e-4)
+    parameters, rate = list(model.parameters()), 0.025
+
+    def loss() -> Tensor:
+        return functional.cross_entropy(model(x), y)
+
+    def moved(by: Sequence[Tensor], scale: float) -> None:
+        with torch.no_grad():
+            for parameter, change in zip(parameters, by, strict=True):
+                parameter.add_(change, alpha=scale)
+
+    def step() -> None:
+        inner = torch.autograd.grad(loss(), parameters)
+        moved(inner, -rate)
+        alphas = model.architecture()
+        direct = torch.autograd.grad(loss(), [*alphas, *parameters])
+        vector = direct[len(alphas) :]
+        moved(inner, rate)
+        radius = 0.01 / float(torch.cat([v.flatten() for v in vector]).norm())
+        moved(vector, radius)
+        up = torch.autograd.grad(loss(), alphas)
+        moved(vector, -2 * radius)
+        down = torch.autograd.grad(loss(), alphas)
+        moved(vector, radius)
+        for alpha, own, a, b in zip(alphas, direct, up, down, strict=False):
+            alpha.grad = own - rate / (2 * radius) * (a - b)
+        adam.step()
+        weights.zero_grad()
+        loss().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        weights.step()
+
+    return step
+
+
+def _paths(case: str) -> Callable[[], None]:
+    space, batch, size = path_space(case)
+    archs = drawn(space)
+    supernet = space.supernet(SinglePath(archs[0]), task=Classification())
+    supernet.body = stock(supernet.body)
+    model = Supernet(supernet.body, lambda arch: supernet.body).train()
+    (x, y), weights = images(batch, size), sgd(model)
+    choices = [len(decision.choices) for decision in space.decisions]
+
+    def step() -> None:
+        for number, arch in enumerate(archs):
+            two = TwoPaths(choices, Random(number))
+            with model.mixed_by(two if case == "proxyless-arch" else SinglePath(arch)):
+                weights.zero_grad()
+                functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+            if case != "proxyless-arch":
+                weights.step()
+
+    return step
+
+
+def path_space(case: str) -> tuple[SearchSpace, int, int]:
+    """(space, batch, size) of a case that takes paths."""
+    if case == "enas":
+        return make_space("enas-micro", channels=20, layers=8), 64, 32
+    return make_space("mobile", input_shape=(3, 96, 96), classes=10), 16, 96
+
+
+PATHS = 4
+"""Steps that take paths are means over so many, the same for both sides."""
+
+
+def drawn(space: SearchSpace) -> list[Arch]:
+    rng = Random(0)
+    return [space.sample(rng) for _ in range(PATHS)]

@@ -17,7 +17,7 @@ from torch.nn import functional
 from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
 from nasdeploy.search.kernels.library import serves
 from nasdeploy.search.kernels.pool import pool
-from nasdeploy.search.kernels.unit import KERNELS, Chain, Unit, weighted_chains
+from nasdeploy.search.kernels.unit import KERNELS, Chain, Unit, sum_of, weighted_chains
 
 
 class Chained(nn.Sequential):
@@ -214,6 +214,8 @@ class Add(nn.Module):
     """The sum of its inputs."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        if self.training and len(inputs) > 2 and torch.is_grad_enabled() and serves(inputs[0]):
+            return sum_of(inputs)
         total = inputs[0]
         for tensor in inputs[1:]:
             total = total + tensor

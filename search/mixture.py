@@ -10,47 +10,55 @@ from torch import Tensor, nn
 
 from nasdeploy.search.cell_ops import AvgPool, Chained, MaxPool, Zeros
 from nasdeploy.search.kernels.library import serves
-from nasdeploy.search.kernels.unit import Chain, weighted_chains
+from nasdeploy.search.kernels.unit import Chain, sum_of, weighted_chains
 from nasdeploy.search.sharing import shared
 
 
-def mixture(candidates: Sequence[nn.Module], weights: Tensor, x: Tensor) -> Tensor:
-    """The sum of `weights` times the outputs of all candidates on `x`.
+def mixture(candidates: Sequence[nn.Module], weights: Tensor, *inputs: Tensor) -> Tensor:
+    """The sum of `weights` times the outputs of all candidates on `inputs`.
 
-    What carries zeros is not computed: neither the sum nor any gradient depends on it.
+    What carries zeros is not computed: neither the sum nor any gradient depends on it. Chains of
+    units are computed as one with the sum, pools once for all edges with the same features.
 
     Args:
         weights: (candidates,).
     """
     counting = [i for i, candidate in enumerate(candidates) if not isinstance(candidate, Zeros)]
     if not counting:
-        return cast(Tensor, candidates[0](x))
-    if not serves(x):
-        return _plain([_output(candidates[i], x) for i in counting], weights[counting])
-    chains: list[Chain] = []
-    others: list[Tensor] = []
-    order: tuple[list[int], list[int]] = [], []
-    for index in counting:
-        candidate = candidates[index]
-        chain = candidate.chain() if isinstance(candidate, Chained) and candidate.training else None
-        if chain is None:
-            others.append(_output(candidate, x))
-        else:
-            chains.append(chain)
-        order[chain is None].append(index)
-    return weighted_chains(x, chains, others, weights[[*order[0], *order[1]]])
+        return cast(Tensor, candidates[0](*inputs))
+    chains: dict[int, Chain] = {}
+    if len(inputs) == 1 and serves(inputs[0]):
+        for index in counting:
+            candidate = candidates[index]
+            if isinstance(candidate, Chained) and candidate.training:
+                chain = candidate.chain()
+                if chain is not None:
+                    chains[index] = chain
+    others = {i: _output(candidates[i], *inputs) for i in counting if i not in chains}
+    order = weights[[*chains, *others]]
+    if not chains:
+        return weighted_sum(list(others.values()), order)
+    return weighted_chains(inputs[0], list(chains.values()), list(others.values()), order)
 
 
-def _output(candidate: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(candidate, nn.Identity):
-        return x
-    if isinstance(candidate, AvgPool | MaxPool):
-        return shared(x, (type(candidate), candidate.window), candidate)
-    return cast(Tensor, candidate(x))
+def weighted_sum(terms: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
+    """The sum of `weights` times the terms, read once.
 
-
-def _plain(outputs: Sequence[Tensor], weights: Tensor) -> Tensor:
-    total = outputs[0] * weights[0]
-    for output, weight in zip(outputs[1:], weights[1:], strict=True):
-        total = torch.addcmul(total, output, weight)
+    Args:
+        terms: (N, C, H, W) each.
+        weights: (terms,); None for ones.
+    """
+    if serves(terms[0]) and torch.is_grad_enabled():
+        return sum_of(terms) if weights is None else weighted_chains(terms[0], [], terms, weights)
+    total = terms[0] if weights is None else terms[0] * weights[0]
+    for index, term in enumerate(terms[1:], start=1):
+        total = total + (term if weights is None else term * weights[index])
     return total
+
+
+def _output(candidate: nn.Module, *inputs: Tensor) -> Tensor:
+    if isinstance(candidate, nn.Identity):
+        return inputs[0]
+    if isinstance(candidate, AvgPool | MaxPool):
+        return shared(inputs[0], (type(candidate), candidate.window), candidate)
+    return cast(Tensor, candidate(*inputs))

@@ -78,13 +78,18 @@ class _Passed:
     affine: Tensor
 
 
+def sum_of(terms: Sequence[Tensor]) -> Tensor:
+    """The sum of (N, C, H, W) tensors that the kernels serve, each of them read once."""
+    return cast(Tensor, _Sum.apply(*terms))
+
+
 def weighted_chains(
     x: Tensor, chains: Sequence[Chain], others: Sequence[Tensor], weights: Tensor | None
 ) -> Tensor:
     """The sum of `weights` times the outputs of all chains on `x`, then of `others`.
 
     Args:
-        x: (N, C, H, W). It may be among `others`.
+        x: (N, C, H, W) that the kernels serve. It may be among `others`.
         weights: (chains + others,); None for ones.
     """
     units = [unit for chain in chains for unit in chain]
@@ -93,6 +98,19 @@ def weighted_chains(
     for unit in units:
         _count(unit.norm)
     return cast(Tensor, result)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *terms: Tensor) -> Tensor:
+        ctx.count = len(terms)
+        channels = terms[0].shape[1]
+        ones = torch.ones(len(terms), channels)
+        return _weighted_sum([dense(term) for term in terms], ones, torch.zeros(channels))
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
+        return (upstream,) * ctx.count
 
 
 class _Weighted(torch.autograd.Function):
