@@ -32,7 +32,7 @@ class Chained(nn.Sequential):
         chain = self.chain() if self.training and serves(x) else None
         if chain is None:
             return cast(Tensor, super().forward(x))
-        return weighted_chains(x, [chain], [], None)
+        return weighted_chains(x, {0: chain}, {})
 
 
 class ConvBN(nn.Sequential):

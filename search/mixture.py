@@ -35,10 +35,9 @@ def mixture(candidates: Sequence[nn.Module], weights: Tensor, *inputs: Tensor) -
                 if chain is not None:
                     chains[index] = chain
     others = {i: _output(candidates[i], *inputs) for i in counting if i not in chains}
-    order = weights[[*chains, *others]]
     if not chains:
-        return weighted_sum(list(others.values()), order)
-    return weighted_chains(inputs[0], list(chains.values()), list(others.values()), order)
+        return weighted_sum(list(others.values()), weights[counting])
+    return weighted_chains(inputs[0], chains, others, weights)
 
 
 def weighted_sum(terms: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
@@ -49,7 +48,9 @@ def weighted_sum(terms: Sequence[Tensor], weights: Tensor | None = None) -> Tens
         weights: (terms,); None for ones.
     """
     if serves(terms[0]) and torch.is_grad_enabled():
-        return sum_of(terms) if weights is None else weighted_chains(terms[0], [], terms, weights)
+        if weights is None:
+            return sum_of(terms)
+        return weighted_chains(terms[0], {}, dict(enumerate(terms)), weights)
     total = terms[0] if weights is None else terms[0] * weights[0]
     for index, term in enumerate(terms[1:], start=1):
         total = total + (term if weights is None else term * weights[index])

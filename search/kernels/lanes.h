@@ -31,6 +31,8 @@ static inline V load_some(const float* p, int64_t count) {
 static inline void store_some(float* p, V v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
 
 static inline int64_t up(int64_t count) { return (count + L - 1) / L * L; }
+// The same, but one number for all processors.
+static inline int64_t padded(int64_t count) { return (count + 15) / 16 * 16; }
 
 // f(first channel, lanes) for each vector of a pixel's channels; the last may be a part of one.
 template <class F>

@@ -68,10 +68,6 @@ def address(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def addresses(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
-
-
 def dense(x: Tensor) -> Tensor:
     """`x` as the kernels read it: dense, channels last."""
     return x.contiguous(memory_format=torch.channels_last)

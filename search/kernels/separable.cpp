@@ -6,6 +6,8 @@
 // stays in the processor's cache and is never stored: the backward pass computes it again. The
 // affine map (a, b per channel) is the batch norm of a unit before this one, also never stored.
 // Channels are padded to whole vectors in scratch memory, so any number of them is served.
+#include <cmath>
+
 #include "lanes.h"
 
 namespace {
@@ -35,6 +37,33 @@ void frame(const Unit& u, const float* x, const float* a, const float* b, float*
     }
   }
 }
+
+// What a forward pass is given. x: (n, h, w, ci); a, b: (ci and zeros up to whole vectors), or null;
+// depthwise: (ci, kernel, kernel), or null with kernel 1; pointwise: (co, ci); y: (n, ho, wo, co);
+// gamma, beta, running_mean, running_variance: (co), or null; norm: (4, co and zeros), the mean of y,
+// its inverse standard deviation, and the affine map that the batch norm is.
+struct Forward {
+  Unit u;
+  const float *x, *a, *b, *depthwise, *pointwise;
+  float* y;
+  const float *gamma, *beta;
+  float *running_mean, *running_variance, *norm;
+  double epsilon, momentum;
+  int64_t threads;
+};
+
+// What a backward pass is given beside that. g: gradient of `scale` times the batch norm of y; sums,
+// products: (co), of g and of g y over all pixels; add: whether gx is added to. gdepthwise, gpointwise:
+// null where they are not needed; gsums, gproducts: (ci), of gx and of gx x, or null.
+struct Backward {
+  Unit u;
+  const float *x, *a, *b, *depthwise, *pointwise, *y, *g;
+  const double *sums, *products;
+  const float *gamma, *norm;
+  float *ggamma, *gbeta, *gx, *gdepthwise, *gpointwise;
+  double *gsums, *gproducts, scale;
+  int64_t add, threads;
+};
 
 struct Tap {
   int64_t from;         // offset into the source of the first column
@@ -204,13 +233,6 @@ void gradient_row(const Unit& u, const float* framed, const float* g, int64_t ho
   }
 }
 
-// A batch norm over the channels of a unit's output, its moments and its affine map.
-struct Norm {
-  const float *gamma, *beta;
-  float *mean, *inverse;  // inverse standard deviation
-  float *a, *b;           // the affine map: a y + b
-};
-
 // Sums of one part, about a pivot so that a large mean costs no precision.
 struct Moments {
   std::vector<double> sum, squares;
@@ -293,38 +315,47 @@ void resize(const Unit& u, Scratch& s) {
   s.row.resize(u.w * u.pi());
 }
 
-// Mean and biased variance of all parts.
-void gather(const std::vector<Moments>& parts, int64_t channels, double* mean, double* variance) {
-  for (int64_t c = 0; c < channels; c++) {
-    double count = 0, total = 0, squares = 0;
+// Mean and biased variance of all parts; from them the norm's moments, its affine map, its statistics.
+void settle_norm(const std::vector<Moments>& parts, const Forward& f) {
+  const int64_t step = padded(f.u.co);
+  std::memset(f.norm, 0, 4 * step * sizeof(float));
+  for (int64_t c = 0; c < f.u.co; c++) {
+    double count = 0, mean = 0, squares = 0;
     for (const Moments& m : parts) {
-      const double own = m.pivot[c] + m.sum[c] / m.count, off = own - total;
+      const double off = m.pivot[c] + m.sum[c] / m.count - mean;
       squares += m.squares[c] - m.sum[c] * m.sum[c] / m.count + off * off * count * m.count / (count + m.count);
-      total += off * m.count / (count + m.count);
+      mean += off * m.count / (count + m.count);
       count += m.count;
     }
-    mean[c] = total;
-    variance[c] = std::max(0.0, squares / count);
+    const double variance = std::max(0.0, squares / count), inverse = 1.0 / std::sqrt(variance + f.epsilon);
+    const double slope = inverse * (f.gamma ? f.gamma[c] : 1.0);
+    f.norm[c] = float(mean);
+    f.norm[step + c] = float(inverse);
+    f.norm[2 * step + c] = float(slope);
+    f.norm[3 * step + c] = float((f.beta ? f.beta[c] : 0.0) - slope * mean);
+    if (!f.running_mean) continue;
+    const double unbiased = variance * count / std::max(1.0, count - 1);
+    f.running_mean[c] += float(f.momentum * (mean - f.running_mean[c]));
+    f.running_variance[c] += float(f.momentum * (unbiased - f.running_variance[c]));
   }
 }
 
-// What an affine batch norm does to the gradient g of its output: A g + B y + C is that of y.
-struct Backward {
+// What batch norm does to the gradient g of its output: A g + B y + C is that of y.
+struct NormGradient {
   std::vector<float> A, B, C;
-  Backward(const Unit& u, const Norm& norm, double scale, const double* sums, const double* products,
-           float* to_gamma, float* to_beta)
-      : A(u.po(), 0.f), B(u.po(), 0.f), C(u.po(), 0.f) {
-    const double count = double(u.n) * double(u.ho) * double(u.wo);
-    for (int64_t c = 0; c < u.co; c++) {
-      const double inverse = norm.inverse[c], mean = norm.mean[c];
-      const double product = inverse * (products[c] - mean * sums[c]);
-      const double slope = (norm.gamma ? norm.gamma[c] : 1.0) * inverse * scale;
+  explicit NormGradient(const Backward& f) : A(f.u.po(), 0.f), B(f.u.po(), 0.f), C(f.u.po(), 0.f) {
+    const double count = double(f.u.n) * double(f.u.ho) * double(f.u.wo);
+    const float *means = f.norm, *inverses = f.norm + padded(f.u.co);
+    for (int64_t c = 0; c < f.u.co; c++) {
+      const double inverse = inverses[c], mean = means[c];
+      const double product = inverse * (f.products[c] - mean * f.sums[c]);
+      const double slope = (f.gamma ? f.gamma[c] : 1.0) * inverse * f.scale;
       const double bend = -slope * inverse * product / count;
       A[c] = float(slope);
       B[c] = float(bend);
-      C[c] = float(-slope * sums[c] / count - bend * mean);
-      if (to_gamma) to_gamma[c] = float(scale * product);
-      if (to_beta) to_beta[c] = float(scale * sums[c]);
+      C[c] = float(-slope * f.sums[c] / count - bend * mean);
+      if (f.ggamma) f.ggamma[c] = float(f.scale * product);
+      if (f.gbeta) f.gbeta[c] = float(f.scale * f.sums[c]);
     }
   }
 };
@@ -342,7 +373,7 @@ struct Gradients {
 };
 
 // One image's gradient of the depthwise convolution's output, framed; adds the weights' gradients.
-void backward_bands(const Unit& u, const float* g, const float* y, const Backward& norm, const Weights& weights,
+void backward_bands(const Unit& u, const float* g, const float* y, const NormGradient& norm, const Weights& weights,
                     bool of_weights, Gradients& out, Scratch& s) {
   const int64_t pi = u.pi(), po = u.po(), wide = u.wo + 2 * (u.pad() + 1);
   for (int64_t from = 0; from < u.ho; from += u.band()) {
@@ -430,75 +461,63 @@ thread_local Scratch scratch;
 
 }  // namespace
 
-// shape: the members of Unit in order. x: (n, h, w, ci). a, b: (ci rounded up to whole vectors) or
-// null. depthwise: (ci, kernel, kernel), or null with kernel 1. pointwise: (co, ci). y: (n, ho, wo, co).
-// mean, variance: (co), of y over all pixels.
-extern "C" void unit_forward(const int64_t* shape, const float* x, const float* a, const float* b,
-                             const float* depthwise, const float* pointwise, float* y, double* mean,
-                             double* variance, int64_t threads) {
-  Unit u;
-  std::memcpy(&u, shape, sizeof(u));
-  const Weights weights(u, depthwise, pointwise);
+extern "C" void unit_forward(const Forward* given) {
+  const Forward& f = *given;
+  const Unit& u = f.u;
+  const Weights weights(u, f.depthwise, f.pointwise);
   const int64_t parts = parts_of(u.n);
   std::vector<Moments> moments(parts);
-  in_parts(parts, threads, [&](int64_t part) {
+  in_parts(parts, f.threads, [&](int64_t part) {
     Moments& m = moments[part];
     m.sum.assign(u.po(), 0.0);
     m.squares.assign(u.po(), 0.0);
-    resize(u, scratch);
+    Scratch& own = scratch;
+    resize(u, own);
     for (int64_t i = u.n * part / parts; i < u.n * (part + 1) / parts; i++) {
-      forward_image(u, x + i * u.h * u.w * u.ci, a, b, weights, y + i * u.ho * u.wo * u.co, m, scratch);
+      forward_image(u, f.x + i * u.h * u.w * u.ci, f.a, f.b, weights, f.y + i * u.ho * u.wo * u.co, m, own);
     }
   });
-  gather(moments, u.co, mean, variance);
+  settle_norm(moments, f);
 }
 
-// g: gradient of `scale` times the batch norm of y. sums, products: (co), of g and of g y over all
-// pixels. add: whether gx is added to. gdepthwise and gpointwise: both null where they are not needed.
-// gsums, gproducts: (ci), of gx and of gx x, or null.
-extern "C" void unit_backward(const int64_t* shape, const float* x, const float* a, const float* b,
-                              const float* depthwise, const float* pointwise, const float* y, const float* g,
-                              double scale, const double* sums, const double* products, const float* gamma,
-                              const float* mean, const float* inverse, float* ggamma, float* gbeta, float* gx,
-                              int64_t add, float* gdepthwise, float* gpointwise, double* gsums,
-                              double* gproducts, int64_t threads) {
-  Unit u;
-  std::memcpy(&u, shape, sizeof(u));
-  const Weights weights(u, depthwise, pointwise);
-  const Backward norm(u, Norm{gamma, nullptr, const_cast<float*>(mean), const_cast<float*>(inverse), nullptr, nullptr},
-                      scale, sums, products, ggamma, gbeta);
+extern "C" void unit_backward(const Backward* given) {
+  const Backward& f = *given;
+  const Unit& u = f.u;
+  const Weights weights(u, f.depthwise, f.pointwise);
+  const NormGradient norm(f);
   const int64_t parts = parts_of(u.n), k2 = u.kernel * u.kernel, pi = u.pi(), po = u.po();
   std::vector<Gradients> found(parts);
-  in_parts(parts, threads, [&](int64_t part) {
+  in_parts(parts, f.threads, [&](int64_t part) {
     Gradients& out = found[part];
-    if (gpointwise) {
+    if (f.gpointwise) {
       out.taps.assign(k2 * pi, 0.f), out.all_taps.assign(k2 * pi, 0.0);
       out.across.assign(pi * po, 0.f), out.all_across.assign(pi * po, 0.0);
     }
-    if (gsums) out.sums.assign(pi, 0.0), out.products.assign(pi, 0.0);
-    resize(u, scratch);
-    std::fill(scratch.out.begin(), scratch.out.end(), 0.f);
+    if (f.gsums) out.sums.assign(pi, 0.0), out.products.assign(pi, 0.0);
+    Scratch& own = scratch;
+    resize(u, own);
+    std::fill(own.out.begin(), own.out.end(), 0.f);
     for (int64_t i = u.n * part / parts; i < u.n * (part + 1) / parts; i++) {
-      if (gpointwise) frame(u, x + i * u.h * u.w * u.ci, a, b, scratch.framed.data());
+      if (f.gpointwise) frame(u, f.x + i * u.h * u.w * u.ci, f.a, f.b, own.framed.data());
       const int64_t image = i * u.ho * u.wo * u.co;
-      backward_bands(u, g + image, y + image, norm, weights, gpointwise, out, scratch);
-      if (gx) backward_input(u, weights, {x, a, b, gx, bool(add)}, i, gsums, out, scratch);
+      backward_bands(u, f.g + image, f.y + image, norm, weights, f.gpointwise, out, own);
+      if (f.gx) backward_input(u, weights, {f.x, f.a, f.b, f.gx, bool(f.add)}, i, f.gsums, out, own);
       out.flush();
     }
   });
-  for (int64_t c = 0; gsums && c < u.ci; c++) {
-    gsums[c] = gproducts[c] = 0;
-    for (const Gradients& out : found) gsums[c] += out.sums[c], gproducts[c] += out.products[c];
-  }
   auto total = [&](auto pick) {
     double sum = 0;
     for (const Gradients& out : found) sum += pick(out);
-    return float(sum);
+    return sum;
   };
-  for (int64_t i = 0; gdepthwise && i < u.ci; i++)
+  for (int64_t c = 0; f.gsums && c < u.ci; c++) {
+    f.gsums[c] = total([&](const Gradients& out) { return out.sums[c]; });
+    f.gproducts[c] = total([&](const Gradients& out) { return out.products[c]; });
+  }
+  for (int64_t i = 0; f.gdepthwise && i < u.ci; i++)
     for (int64_t t = 0; t < k2; t++)
-      gdepthwise[i * k2 + t] = total([&](const Gradients& out) { return out.all_taps[t * pi + i]; });
-  for (int64_t o = 0; gpointwise && o < u.co; o++)
+      f.gdepthwise[i * k2 + t] = float(total([&](const Gradients& out) { return out.all_taps[t * pi + i]; }));
+  for (int64_t o = 0; f.gpointwise && o < u.co; o++)
     for (int64_t i = 0; i < u.ci; i++)
-      gpointwise[o * u.ci + i] = total([&](const Gradients& out) { return out.all_across[i * po + o]; });
+      f.gpointwise[o * u.ci + i] = float(total([&](const Gradients& out) { return out.all_across[i * po + o]; }));
 }

@@ -9,9 +9,9 @@ and everything else is computed again in the backward pass, image by image, in t
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,9 @@ from torch.autograd.function import once_differentiable
 
 from nasdeploy.search.kernels.library import (
     address,
-    addresses,
     dense,
     dense_like,
     loaded,
-    threads,
 )
 
 KERNELS = (1, 3, 5, 7)
@@ -63,19 +61,61 @@ class Unit:
 Chain = tuple[Unit, ...]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Passed:
+class _Shape(ctypes.Structure):
+    """`Unit` of separable.cpp."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in "n h w ci co ho wo kernel stride dilation relu".split()
+    ]  # fmt: skip
+
+
+def _structure(texts: str) -> list[tuple[str, Any]]:
+    """Fields: pointers, but for ``name:d`` a double and ``name:i`` an integer."""
+    kinds = {"": ctypes.c_void_p, "d": ctypes.c_double, "i": ctypes.c_int64}
+    return [(name, kinds[kind]) for name, _, kind in (text.partition(":") for text in texts.split())]
+
+
+class _ForwardPass(ctypes.Structure):
+    """`Forward` of separable.cpp, which says what is what."""
+
+    _fields_ = [("u", _Shape), *_structure(
+        "x a b depthwise pointwise y gamma beta running_mean running_variance norm "
+        "epsilon:d momentum:d threads:i"
+    )]  # fmt: skip
+
+
+class _BackwardPass(ctypes.Structure):
+    """`Backward` of separable.cpp, which says what is what."""
+
+    _fields_ = [("u", _Shape), *_structure(
+        "x a b depthwise pointwise y g sums products gamma norm ggamma gbeta gx gdepthwise "
+        "gpointwise gsums gproducts scale:d add:i threads:i"
+    )]  # fmt: skip
+
+
+class _Term(ctypes.Structure):
+    """`Term` of mixing.cpp: what a weighted sum takes so much of."""
+
+    _fields_ = _structure("values a b weight:d")
+
+
+class _Passed(NamedTuple):
     """What a unit's forward pass leaves for its backward pass.
 
     Attributes:
         y: Behind the 1x1 convolution.
-        moments: (2, channels) float32, mean and inverse standard deviation of y.
-        affine: (2, channels and some zeros) float32: the batch norm is affine[0] y + affine[1].
+        norm: (4, channels and some zeros) float32: mean of y, inverse standard deviation, and the
+            affine map a y + b that the batch norm is.
     """
 
     y: Tensor
-    moments: Tensor
-    affine: Tensor
+    norm: Tensor
+
+    def affine(self) -> tuple[int, int]:
+        """Where a and b lie."""
+        start, row = self.norm.data_ptr(), 4 * self.norm.shape[1]
+        return start + 2 * row, start + 3 * row
 
 
 def sum_of(terms: Sequence[Tensor]) -> Tensor:
@@ -84,29 +124,45 @@ def sum_of(terms: Sequence[Tensor]) -> Tensor:
 
 
 def weighted_chains(
-    x: Tensor, chains: Sequence[Chain], others: Sequence[Tensor], weights: Tensor | None
+    x: Tensor,
+    chains: Mapping[int, Chain],
+    others: Mapping[int, Tensor],
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """The sum of `weights` times the outputs of all chains on `x`, then of `others`.
+    """The sum of all chains on `x` and of `others`, each times the weight at its index.
 
     Args:
         x: (N, C, H, W) that the kernels serve. It may be among `others`.
-        weights: (chains + others,); None for ones.
+        weights: (terms,); None for ones.
     """
-    units = [unit for chain in chains for unit in chain]
+    units = [unit for chain in chains.values() for unit in chain]
     parameters = [parameter for unit in units for parameter in unit.parameters()]
-    result = _Weighted.apply(tuple(chains), x, weights, len(parameters), *parameters, *others)
+    plan = _Plan(tuple(chains.values()), (*chains, *others), len(parameters))
+    result = _Weighted.apply(plan, x, weights, *parameters, *others.values())
     for unit in units:
-        _count(unit.norm)
+        if unit.norm.num_batches_tracked is not None:
+            unit.norm.num_batches_tracked.add_(1)
     return cast(Tensor, result)
+
+
+class _Plan(NamedTuple):
+    """
+    Attributes:
+        order: The index of each term's weight: of the chains, then of the others.
+        parameters: How many tensors are parameters of chains.
+    """
+
+    chains: tuple[Chain, ...]
+    order: tuple[int, ...]
+    parameters: int
 
 
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *terms: Tensor) -> Tensor:
         ctx.count = len(terms)
-        channels = terms[0].shape[1]
-        ones = torch.ones(len(terms), channels)
-        return _weighted_sum([dense(term) for term in terms], ones, torch.zeros(channels))
+        dense_terms = [dense(term) for term in terms]  # kept while they are read
+        return _weighted_sum([(term, (None, None), 1.0) for term in dense_terms])
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
@@ -116,217 +172,205 @@ class _Sum(torch.autograd.Function):
 class _Weighted(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, chains: tuple[Chain, ...], x: Tensor, weights: Tensor | None, parameters: int,
-        *tensors: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        others = [dense(cast(Tensor, tensor)) for tensor in tensors[parameters:]]
+        ctx: Any, plan: _Plan, x: Tensor, weights: Tensor | None, *tensors: Tensor | None
+    ) -> Tensor:
         source = dense(x)
-        passed = [_chain_forward(chain, source) for chain in chains]
+        others = [dense(cast(Tensor, tensor)) for tensor in tensors[plan.parameters :]]
+        passed = [_chain_forward(chain, source) for chain in plan.chains]
+        every = [1.0] * len(plan.order) if weights is None else weights.tolist()
+        shares = [every[index] for index in plan.order]
         ends = [units[-1] for units in passed]
-        terms = [*(end.y for end in ends), *others]
-        share = torch.ones(len(terms)) if weights is None else weights.detach()
-        channels = terms[0].shape[1]
-        slopes = torch.ones(len(terms), channels)
-        bias = torch.zeros(channels)
-        if ends:
-            slopes[: len(ends)] = torch.stack([end.affine[0, :channels] for end in ends])
-            bias = share[: len(ends)] @ torch.stack([end.affine[1, :channels] for end in ends])
-        out = _weighted_sum(terms, slopes * share[:, None], bias)
-        ctx.chains, ctx.share, ctx.weighted = chains, share, weights is not None
-        ctx.layout = [len(units) for units in passed]
-        kept = [t for units in passed for unit in units for t in (unit.y, unit.moments, unit.affine)]
-        ctx.save_for_backward(source, *kept, *others, *tensors[:parameters])
+        out = _weighted_sum(_terms(ends, others, shares))
+        ctx.plan, ctx.shares, ctx.size = plan, shares, len(every)
+        kept = [tensor for units in passed for unit in units for tensor in unit]
+        ctx.save_for_backward(source, *kept, *others, *tensors[: plan.parameters])
         return out
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        plan: _Plan = ctx.plan
         source, *saved = ctx.saved_tensors
-        passed = [
-            [_Passed(*(saved.pop(0) for _ in range(3))) for _ in range(units)]
-            for units in ctx.layout
-        ]
-        count = sum(4 * units for units in ctx.layout)
-        split = len(saved) - count
-        others, parameters = saved[:split], saved[split:]
-        needed = ctx.needs_input_grad
+        kept = iter(saved)
+        passed = [[_Passed(next(kept), next(kept)) for _ in chain] for chain in plan.chains]
+        rest = list(kept)
+        others = rest[: len(rest) - plan.parameters]
+        parameters = rest[len(others) :]
+        _, needs_source, needs_weights, *needed = ctx.needs_input_grad
         g = dense(upstream)
         ends = [units[-1] for units in passed]
-        terms = [*(end.y for end in ends), *others]
-        sums, products = _sums_of_products(g, terms)
-        to_source = torch.empty_like(source) if needed[1] else None
-        to_others, add = _to_others(g, source, others, ctx.share[len(ends) :], to_source, needed)
+        moments, of_terms = _products(g, _terms(ends, others, ctx.shares))
+        to_source = torch.empty_like(source) if needs_source else None
+        to_others, add = _to_others(
+            g, source, others, ctx.shares[len(ends) :], to_source, needed[plan.parameters :]
+        )
         to_parameters: list[Tensor | None] = []
-        for number, chain in enumerate(ctx.chains):
+        for number, chain in enumerate(plan.chains):
+            own = slice(len(to_parameters), len(to_parameters) + 4 * len(chain))
+            down = _Down(g, ctx.shares[number], moments[0], moments[1 + number])
             to_parameters += _chain_backward(
-                chain, source, passed[number], parameters[len(to_parameters) :], g,
-                float(ctx.share[number]), sums, products[number], to_source, add,
-                needed[4 + len(to_parameters) :],
-            )  # fmt: skip
+                chain, source, passed[number], parameters[own], needed[own], down, to_source, add
+            )
             add = True
         if not add:  # neither a chain nor the source itself among the others
             to_source = None
         to_weights = None
-        if ctx.weighted and needed[2]:
-            to_weights = _to_weights(ends, sums, products)
-        return (None, to_source, to_weights, None, *to_parameters, *to_others)
+        if needs_weights:
+            to_weights = torch.zeros(ctx.size)
+            to_weights[list(plan.order)] = of_terms
+        return (None, to_source, to_weights, *to_parameters, *to_others)
+
+
+class _Down(NamedTuple):
+    """A gradient on its way down.
+
+    Attributes:
+        g: Of `share` times the output of a unit.
+        sums, products: (C,) float64: of g, and of g times the unit's y, over all pixels.
+    """
+
+    g: Tensor
+    share: float
+    sums: Tensor
+    products: Tensor
 
 
 def _chain_forward(chain: Chain, source: Tensor) -> list[_Passed]:
     passed: list[_Passed] = []
-    x, affine = source, None
     for unit in chain:
-        passed.append(_unit_forward(unit, x, affine))
-        x, affine = passed[-1].y, passed[-1].affine
+        passed.append(_unit_forward(unit, source, passed[-1] if passed else None))
     return passed
 
 
-def _unit_forward(unit: Unit, x: Tensor, affine: Tensor | None) -> _Passed:
+def _unit_forward(unit: Unit, source: Tensor, before: _Passed | None) -> _Passed:
+    x, (a, b) = (source, (None, None)) if before is None else (before.y, before.affine())
     channels = unit.pointwise.out_channels
     y = dense_like(x, channels, unit.output_size(x))
-    exact = torch.empty(2, channels, dtype=torch.float64)
-    a, b = (None, None) if affine is None else affine
-    depthwise, pointwise, gamma, beta = unit.parameters()
-    loaded().unit_forward(
-        _shape(unit, x), address(x), address(a), address(b), address(depthwise),
-        address(pointwise), address(y), address(exact[0]), address(exact[1]), threads(),
-    )  # fmt: skip
-    mean, variance = exact
-    inverse = (variance + unit.norm.eps).rsqrt()
-    own = torch.zeros(2, -(-channels // _PADDING) * _PADDING)
-    slope = inverse if gamma is None else inverse * gamma.detach()
-    own[0, :channels] = slope
-    own[1, :channels] = -slope * mean if beta is None else beta.detach() - slope * mean
-    _track(unit.norm, mean, variance, y.numel() // channels)
-    return _Passed(y, torch.stack([mean, inverse]).float(), own)
+    norm = torch.empty(4, -(-channels // _PADDING) * _PADDING)
+    depthwise, pointwise, gamma, beta = map(_at, unit.parameters())
+    momentum = unit.norm.momentum
+    if momentum is None:
+        assert unit.norm.num_batches_tracked is not None
+        momentum = 1.0 / (int(unit.norm.num_batches_tracked) + 1)
+    loaded().unit_forward(ctypes.byref(_ForwardPass(
+        u=_shape(unit, x), x=_at(x), a=a, b=b, depthwise=depthwise, pointwise=pointwise, y=_at(y),
+        gamma=gamma, beta=beta, running_mean=_at(unit.norm.running_mean),
+        running_variance=_at(unit.norm.running_var), norm=_at(norm), epsilon=unit.norm.eps,
+        momentum=momentum, threads=torch.get_num_threads(),
+    )))  # fmt: skip
+    return _Passed(y, norm)
 
 
 def _chain_backward(
     chain: Chain, source: Tensor, passed: Sequence[_Passed], parameters: Sequence[Tensor | None],
-    g: Tensor, share: float, sums: Tensor, products: Tensor, to_source: Tensor | None, add: bool,
-    needed: Sequence[bool],
+    needed: Sequence[bool], down: _Down, to_source: Tensor | None, add: bool,
 ) -> list[Tensor | None]:  # fmt: skip
     """The gradients of a chain's parameters; that of its input is written, or added where asked."""
     found: list[Tensor | None] = []
     for index in reversed(range(len(chain))):
-        own, before = passed[index], passed[index - 1] if index else None
+        own = slice(4 * index, 4 * index + 4)
+        before = passed[index - 1] if index else None
         x = source if before is None else before.y
         to_x = to_source if before is None else torch.empty_like(x)
-        backed = torch.empty(2, x.shape[1], dtype=torch.float64)
-        at = slice(4 * index, 4 * index + 4)
+        backed = None if before is None else torch.empty(2, x.shape[1], dtype=torch.float64)
         gradients = _unit_backward(
-            chain[index], x, before, own, parameters[at], g, share, sums, products, to_x,
-            add and before is None, None if before is None else backed, needed[at],
+            chain[index], x, before, passed[index], parameters[own], needed[own], down, to_x,
+            add and before is None, backed,
         )  # fmt: skip
         found = [*gradients, *found]
-        if before is not None:
+        if backed is not None:
             assert to_x is not None
-            g, share, sums, products = to_x, 1.0, backed[0], backed[1]
+            down = _Down(to_x, 1.0, *backed.unbind())
     return found
 
 
 def _unit_backward(
     unit: Unit, x: Tensor, before: _Passed | None, own: _Passed,
-    parameters: Sequence[Tensor | None], g: Tensor, share: float, sums: Tensor, products: Tensor,
-    to_x: Tensor | None, add: bool, backed: Tensor | None, needed: Sequence[bool],
+    parameters: Sequence[Tensor | None], needed: Sequence[bool], down: _Down, to_x: Tensor | None,
+    add: bool, backed: Tensor | None,
 ) -> list[Tensor | None]:  # fmt: skip
-    depthwise, pointwise, gamma, beta = parameters
-    a, b = (None, None) if before is None else before.affine
+    a, b = (None, None) if before is None else before.affine()
     weights = needed[0] or needed[1]
     gradients = [
-        None if parameter is None or not wanted else torch.empty_like(
-            parameter, memory_format=torch.contiguous_format)
-        for parameter, wanted in zip(
-            parameters, (weights, weights, needed[2], needed[3]), strict=True)
-    ]  # fmt: skip
-    to_depthwise, to_pointwise, to_gamma, to_beta = gradients
-    loaded().unit_backward(
-        _shape(unit, x), address(x), address(a), address(b), address(depthwise),
-        address(pointwise), address(own.y), address(g), ctypes.c_double(share), address(sums),
-        address(products), address(gamma), address(own.moments[0]), address(own.moments[1]),
-        address(to_gamma), address(to_beta), address(to_x), ctypes.c_int64(add),
-        address(to_depthwise), address(to_pointwise),
-        address(None if backed is None else backed[0]),
-        address(None if backed is None else backed[1]), threads(),
-    )  # fmt: skip
-    return [
-        found if wanted else None for found, wanted in zip(gradients, needed, strict=True)
+        None if parameter is None or not wanted else torch.empty(parameter.shape)
+        for parameter, wanted in zip(parameters, (weights, weights, *needed[2:]), strict=True)
     ]
+    depthwise, pointwise, gamma, _ = map(_at, parameters)
+    gdepthwise, gpointwise, ggamma, gbeta = map(_at, gradients)
+    gsums, gproducts = (None, None) if backed is None else map(_at, backed)
+    loaded().unit_backward(ctypes.byref(_BackwardPass(
+        u=_shape(unit, x), x=_at(x), a=a, b=b, depthwise=depthwise, pointwise=pointwise,
+        y=_at(own.y), g=_at(down.g), sums=_at(down.sums), products=_at(down.products), gamma=gamma,
+        norm=_at(own.norm), ggamma=ggamma, gbeta=gbeta, gx=_at(to_x), gdepthwise=gdepthwise,
+        gpointwise=gpointwise, gsums=gsums, gproducts=gproducts, scale=down.share, add=add,
+        threads=torch.get_num_threads(),
+    )))  # fmt: skip
+    return [found if wanted else None for found, wanted in zip(gradients, needed, strict=True)]
 
 
 def _to_others(
-    g: Tensor, source: Tensor, others: Sequence[Tensor], shares: Tensor, to_source: Tensor | None,
-    needed: Sequence[bool],
+    g: Tensor, source: Tensor, others: Sequence[Tensor], shares: Sequence[float],
+    to_source: Tensor | None, needed: Sequence[bool],
 ) -> tuple[list[Tensor | None], bool]:  # fmt: skip
     """Gradients of the plain terms; whether that of the source was begun with one of them."""
     found: list[Tensor | None] = []
     begun = False
-    wanted = needed[len(needed) - len(others) :] if others else ()
-    for other, share, want in zip(others, shares, wanted, strict=True):
-        if not want:
-            found.append(None)
-        elif other.data_ptr() == source.data_ptr() and to_source is not None and not begun:
+    for other, share, wanted in zip(others, shares, needed, strict=True):
+        if wanted and not begun and to_source is not None and _at(other) == _at(source):
             torch.mul(g, share, out=to_source)
             found.append(None)
             begun = True
         else:
-            found.append(g * share)
+            found.append(g * share if wanted else None)
     return found, begun
 
 
-def _to_weights(ends: Sequence[_Passed], sums: Tensor, products: Tensor) -> Tensor:
-    """(terms,): the gradient of each term's weight, the sum of g times the term."""
-    exact = products.sum(1)
-    for number, end in enumerate(ends):
-        slope, bias = end.affine[:, : sums.shape[0]].double()
-        exact[number] = slope @ products[number] + bias @ sums
-    return exact.float()
+_Values = tuple[Tensor, tuple[int | None, int | None], float]
 
 
-def _weighted_sum(terms: list[Tensor], coefficients: Tensor, bias: Tensor) -> Tensor:
-    images, channels, height, width = terms[0].shape
-    out = torch.empty_like(terms[0], memory_format=torch.channels_last)
-    loaded().weighted_sum(
-        addresses(terms), ctypes.c_int64(len(terms)), address(coefficients), address(bias),
-        address(out), ctypes.c_int64(images), ctypes.c_int64(height * width),
-        ctypes.c_int64(channels), threads(),
-    )  # fmt: skip
+def _terms(
+    ends: Sequence[_Passed], others: Sequence[Tensor], shares: Sequence[float]
+) -> list[_Values]:
+    """(values, affine map, weight) of each term of a sum."""
+    values = [*((end.y, end.affine()) for end in ends), *((other, (None, None)) for other in others)]
+    return [(value, affine, share) for (value, affine), share in zip(values, shares, strict=True)]
+
+
+def _weighted_sum(terms: Sequence[_Values]) -> Tensor:
+    like = terms[0][0]
+    out = torch.empty_like(like, memory_format=torch.channels_last)
+    loaded().weighted_sum(_array(terms), ctypes.c_int64(len(terms)), address(out), *_extent(like))
     return out
 
 
-def _sums_of_products(g: Tensor, terms: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """(C,) sums of g over all pixels, and (terms, C) of g times each term; float64."""
-    images, channels, height, width = g.shape
-    sums = torch.empty(channels, dtype=torch.float64)
-    products = torch.empty(len(terms), channels, dtype=torch.float64)
+def _products(g: Tensor, terms: Sequence[_Values]) -> tuple[Tensor, Tensor]:
+    """(1 + terms, C) float64 sums over all pixels, of g and of g times each term's values; and
+    (terms,) of g times each term, which are the gradients of their weights."""
+    moments = torch.empty(1 + len(terms), g.shape[1], dtype=torch.float64)
+    of_terms = torch.empty(len(terms))
     loaded().weighted_sum_products(
-        address(g), addresses(terms), ctypes.c_int64(len(terms)), address(sums), address(products),
-        ctypes.c_int64(images), ctypes.c_int64(height * width), ctypes.c_int64(channels), threads(),
+        address(g), _array(terms), ctypes.c_int64(len(terms)), address(moments),
+        ctypes.c_void_p(moments.data_ptr() + 8 * g.shape[1]), address(of_terms), *_extent(g),
     )  # fmt: skip
-    return sums, products
+    return moments, of_terms
 
 
-def _shape(unit: Unit, x: Tensor) -> ctypes.Array[ctypes.c_int64]:
+def _array(terms: Sequence[_Values]) -> ctypes.Array[_Term]:
+    return (_Term * len(terms))(*((_at(value), a, b, w) for value, (a, b), w in terms))
+
+
+def _extent(x: Tensor) -> tuple[ctypes.c_int64, ...]:
     images, channels, height, width = x.shape
-    return (ctypes.c_int64 * 11)(
+    return tuple(map(ctypes.c_int64, (images, height * width, channels, torch.get_num_threads())))
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _shape(unit: Unit, x: Tensor) -> _Shape:
+    images, channels, height, width = x.shape
+    return _Shape(
         images, height, width, channels, unit.pointwise.out_channels, *unit.output_size(x),
         unit.kernel, unit.stride, unit.dilation, unit.relu,
     )  # fmt: skip
-
-
-def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, pixels: int) -> None:
-    """Move a batch norm's running statistics, as torch does."""
-    if norm.running_mean is None or norm.running_var is None:
-        return
-    assert norm.num_batches_tracked is not None
-    momentum = norm.momentum
-    if momentum is None:
-        momentum = 1.0 / (int(norm.num_batches_tracked) + 1)
-    with torch.no_grad():
-        norm.running_mean.lerp_(mean.float(), momentum)
-        norm.running_var.lerp_((variance * (pixels / max(pixels - 1, 1))).float(), momentum)
-
-
-def _count(norm: nn.BatchNorm2d) -> None:
-    if norm.num_batches_tracked is not None and norm.track_running_stats:
-        norm.num_batches_tracked.add_(1)
