@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasdeploy.search.cell_ops import AvgPool, Chained, MaxPool
+from nasdeploy.search.cell_ops import AvgPool, BNReLU, Chained, ConvBNReLU, MaxPool
 from nasdeploy.search.cells import reduction_layers
 from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
+from nasdeploy.search.kernels.norm import BatchNorm2d
+from nasdeploy.search.ops import ConvBNReLU6
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
 from nasdeploy.search.spaces.darts import NODES, OPERATORS
@@ -181,15 +183,11 @@ class MixedNetwork(nn.Module):
         for layer in range(layers):
             reduction = layer in reduction_layers(layers)
             channels *= 2 if reduction else 1
-            self.cells.append(
-                MixedCell((before, last), channels, reduction, was, share, pool_norm)
-            )
+            self.cells.append(MixedCell((before, last), channels, reduction, was, share, pool_norm))
             before, last, was = last, NODES * channels, reduction
         self.kinds = [int(layer in reduction_layers(layers)) for layer in range(layers)]
         self.classifier = nn.Linear(last, classes)
-        self.alphas = [
-            nn.Parameter(1e-3 * torch.randn(EDGES, len(OPERATORS))) for _ in range(2)
-        ]
+        self.alphas = [nn.Parameter(1e-3 * torch.randn(EDGES, len(OPERATORS))) for _ in range(2)]
         self.betas = [nn.Parameter(1e-3 * torch.randn(EDGES)) for _ in range(2 * (share > 1))]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -221,8 +219,12 @@ def stock(module: nn.Module) -> nn.Module:
         if isinstance(module, MaxPool):
             return nn.MaxPool2d(kernel, stride, kernel // 2)
         return nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
-    if isinstance(module, Chained):
-        return nn.Sequential(*(stock(child) for child in module))
+    if isinstance(module, BatchNorm2d):
+        norm = nn.BatchNorm2d(module.num_features, module.eps)
+        norm.load_state_dict(module.state_dict())
+        return norm
+    if isinstance(module, Chained | ConvBNReLU | BNReLU | ConvBNReLU6):
+        return nn.Sequential(*(stock(child) for child in module.children()))
     same = copy.copy(module)
     same._modules = {n: stock(c) for n, c in module.named_children()}  # type: ignore[assignment]
     return same

@@ -16,8 +16,10 @@ from torch.nn import functional
 
 from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
 from nasdeploy.search.kernels.library import serves
+from nasdeploy.search.kernels.norm import BatchNorm2d
 from nasdeploy.search.kernels.pool import pool
 from nasdeploy.search.kernels.unit import KERNELS, Chain, Unit, sum_of, weighted_chains
+from nasdeploy.search.sharing import shared
 
 
 class Chained(nn.Sequential):
@@ -41,20 +43,15 @@ class ConvBN(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm2d(out_channels),
         )
 
 
-class ReLUConvBN(Chained):
+class ReLUConvBN(nn.Sequential):
     """ReLU, a convolution, its batch norm; padding keeps the size."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__(nn.ReLU(), *ConvBN(in_channels, out_channels, kernel, stride))
-
-    def chain(self) -> Chain | None:
-        _, conv, norm = self
-        unit = Unit(True, None, cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm))
-        return (unit,) if unit.pointwise.kernel_size == (1, 1) and norm.training else None
 
 
 class ConvBNReLU(nn.Sequential):
@@ -63,12 +60,20 @@ class ConvBNReLU(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__(*ConvBN(in_channels, out_channels, kernel, stride), nn.ReLU())
 
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, relu = self
+        return cast(BatchNorm2d, norm).activated(conv(x), relu)
+
 
 class BNReLU(nn.Sequential):
     """A batch norm and ReLU."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(nn.BatchNorm2d(channels), nn.ReLU())
+        super().__init__(BatchNorm2d(channels), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, relu = self
+        return cast(BatchNorm2d, norm).activated(x, relu)
 
 
 class DepthwiseSeparable(Chained):
@@ -79,15 +84,16 @@ class DepthwiseSeparable(Chained):
             nn.ReLU(),
             DepthwiseConv2d(channels, kernel, stride, dilation),
             nn.Conv2d(channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
         )
 
     def chain(self) -> Chain | None:
         _, depthwise, pointwise, norm = self
         unit = Unit(
-            True, cast(nn.Conv2d, depthwise), cast(nn.Conv2d, pointwise), cast(nn.BatchNorm2d, norm)
+            cast(nn.Conv2d, depthwise), cast(nn.Conv2d, pointwise), cast(nn.BatchNorm2d, norm)
         )
-        return (unit,) if unit.kernel in KERNELS and norm.training else None
+        served = unit.depthwise.kernel_size[0] in KERNELS and norm.training
+        return (unit,) if served else None
 
 
 class SepConv(Chained):
@@ -112,7 +118,7 @@ class FactorizedConv(nn.Sequential):
             nn.ReLU(),
             nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, half), bias=False),
             nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (half, 0), bias=False),
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
         )
 
 
@@ -173,10 +179,10 @@ class FactorizedReduce(nn.Module):
         first = out_channels // 2
         self.conv_1 = _EverySecond(in_channels, first)
         self.conv_2 = _EverySecond(in_channels, out_channels - first)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(x)
+        x = shared(x, "relu", self.relu)
         shifted = functional.pad(x, self.padding) if any(self.padding) else x
         parts = [self.conv_1(x), self.conv_2(shifted[:, :, 1:, 1:])]
         return cast(Tensor, self.norm(torch.cat(parts, dim=1)))

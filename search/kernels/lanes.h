@@ -22,13 +22,35 @@ static inline void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
 static inline V zero() { return V{}; }
 static inline V positive(V v) { return v > zero() ? v : zero(); }
 
+#ifndef __AVX512F__
+// Half a vector, the part that is most often left over, needs no memcpy of a length unknown here.
+typedef float Half __attribute__((vector_size(L / 2 * sizeof(float)), aligned(sizeof(float)), may_alias));
+static inline V load_half(const float* p) {
+  return __builtin_shufflevector(*reinterpret_cast<const Half*>(p), Half{}, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+static inline void store_half(float* p, V v) {
+  *reinterpret_cast<Half*>(p) = __builtin_shufflevector(v, v, 0, 1, 2, 3);
+}
+#else
+static inline V load_half(const float* p) {
+  V v = zero();
+  std::memcpy(&v, p, L / 2 * sizeof(float));
+  return v;
+}
+static inline void store_half(float* p, V v) { std::memcpy(p, &v, L / 2 * sizeof(float)); }
+#endif
+
 // The first `count` lanes; the others are zero.
 static inline V load_some(const float* p, int64_t count) {
+  if (count == L / 2) return load_half(p);
   V v = zero();
   std::memcpy(&v, p, count * sizeof(float));
   return v;
 }
-static inline void store_some(float* p, V v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
+static inline void store_some(float* p, V v, int64_t count) {
+  if (count == L / 2) return store_half(p, v);
+  std::memcpy(p, &v, count * sizeof(float));
+}
 
 static inline int64_t up(int64_t count) { return (count + L - 1) / L * L; }
 // The same, but one number for all processors.

@@ -13,7 +13,7 @@
 namespace {
 
 struct Unit {
-  int64_t n, h, w, ci, co, ho, wo, kernel, stride, dilation, relu;
+  int64_t n, h, w, ci, co, ho, wo, kernel, stride, dilation;
   int64_t pad() const { return dilation * (kernel - 1) / 2; }
   int64_t wide() const { return w + 2 * pad() + kMargin; }  // a padded row
   int64_t pi() const { return up(ci); }
@@ -22,6 +22,11 @@ struct Unit {
   int64_t band() const { return std::min(ho, std::max<int64_t>(1, 32 / wo)); }
   static constexpr int64_t kMargin = 8;
 };
+
+// Asks for memory that is read soon, so that the work before it need not wait for it then.
+inline void ahead(const float* p, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + i);
+}
 
 // relu(a x + b) of one image into the middle of a frame whose borders are zero.
 void frame(const Unit& u, const float* x, const float* a, const float* b, float* out) {
@@ -32,14 +37,14 @@ void frame(const Unit& u, const float* x, const float* a, const float* b, float*
       each_vector(u.ci, [&](int64_t c, int64_t lanes) {
         V v = take(x + c, lanes);
         if (a) v = v * load(a + c) + load(b + c);
-        store(row + c, u.relu ? positive(v) : v);
+        store(row + c, positive(v));
       });
     }
   }
 }
 
 // What a forward pass is given. x: (n, h, w, ci); a, b: (ci and zeros up to whole vectors), or null;
-// depthwise: (ci, kernel, kernel), or null with kernel 1; pointwise: (co, ci); y: (n, ho, wo, co);
+// depthwise: (ci, kernel, kernel); pointwise: (co, ci); y: (n, ho, wo, co);
 // gamma, beta, running_mean, running_variance: (co), or null; norm: (4, co and zeros), the mean of y,
 // its inverse standard deviation, and the affine map that the batch norm is.
 struct Forward {
@@ -241,6 +246,7 @@ struct Moments {
 };
 
 struct Scratch {
+  int64_t call = 0;
   std::vector<float> framed, gradients, deep, out, row, s, q;
   std::vector<Tap> taps;
 };
@@ -252,7 +258,7 @@ struct Weights {
       : taps(u.kernel * u.kernel * u.pi(), 0.f), across(u.ci * u.po(), 0.f), back(u.co * u.pi(), 0.f) {
     const int64_t k2 = u.kernel * u.kernel;
     for (int64_t c = 0; c < u.ci; c++)
-      for (int64_t t = 0; t < k2; t++) taps[t * u.pi() + c] = depthwise ? depthwise[c * k2 + t] : 1.f;
+      for (int64_t t = 0; t < k2; t++) taps[t * u.pi() + c] = depthwise[c * k2 + t];
     for (int64_t o = 0; o < u.co; o++) {
       for (int64_t i = 0; i < u.ci; i++) {
         across[i * u.po() + o] = pointwise[o * u.ci + i];
@@ -306,12 +312,17 @@ void forward_image(const Unit& u, const float* x, const float* a, const float* b
   m.count += double(u.ho) * double(u.wo);
 }
 
-void resize(const Unit& u, Scratch& s) {
+std::atomic<int64_t> calls{0};
+
+// Room for one call; the borders of frames are zero and stay so.
+void resize(const Unit& u, Scratch& s, int64_t call) {
+  if (s.call == call) return;
+  s.call = call;
   const int64_t pixels = u.band() * u.wo;
   s.framed.assign((u.h + 2 * u.pad()) * u.wide() * u.pi(), 0.f);
   s.gradients.assign(u.ho * (u.wo + 2 * (u.pad() + 1)) * u.pi(), 0.f);
   s.deep.resize(pixels * u.pi());
-  s.out.resize(pixels * u.po());
+  s.out.assign(pixels * u.po(), 0.f);
   s.row.resize(u.w * u.pi());
 }
 
@@ -378,6 +389,8 @@ void backward_bands(const Unit& u, const float* g, const float* y, const NormGra
   const int64_t pi = u.pi(), po = u.po(), wide = u.wo + 2 * (u.pad() + 1);
   for (int64_t from = 0; from < u.ho; from += u.band()) {
     const int64_t to = std::min(u.ho, from + u.band()), pixels = (to - from) * u.wo;
+    ahead(g + to * u.wo * u.co, pixels * u.co);
+    ahead(y + to * u.wo * u.co, pixels * u.co);
     each_vector(u.co, [&](int64_t c, int64_t lanes) {
       const V A = load(&norm.A[c]), B = load(&norm.B[c]), C = load(&norm.C[c]);
       const int64_t at = from * u.wo * u.co + c;
@@ -391,7 +404,7 @@ void backward_bands(const Unit& u, const float* g, const float* y, const NormGra
       multiply(s.out.data() + (ho - from) * u.wo * po, po, weights.back.data(), row, pi, pi, u.wo, u.co);
       if (!of_weights) continue;
       depthwise_row(u, s.framed.data(), weights.taps.data(), ho, s.deep.data() + (ho - from) * u.wo * pi, s.taps);
-      if (u.kernel > 1) gradient_row(u, s.framed.data(), row, ho, out.taps.data());
+      gradient_row(u, s.framed.data(), row, ho, out.taps.data());
     }
     if (of_weights) outer(s.deep.data(), pi, s.out.data(), po, out.across.data(), pixels);
   }
@@ -430,6 +443,9 @@ void backward_input(const Unit& u, const Weights& weights, const Source& source,
   s.s.assign(pi, 0.f);
   s.q.assign(pi, 0.f);
   for (int64_t h = 0; h < u.h; h++) {
+    const int64_t next = (image * u.h + h + 1) * u.w * u.ci;
+    ahead(source.x + next, u.w * u.ci);
+    if (source.add) ahead(source.gradient + next, u.w * u.ci);
     for (int64_t first = 0; first < std::min(u.stride, u.w); first++) {
       const int64_t columns = input_row(u, weights, h, first, s);
       const int64_t at = ((image * u.h + h) * u.w + first) * u.ci, step = u.stride * u.ci;
@@ -439,7 +455,7 @@ void backward_input(const Unit& u, const Weights& weights, const Source& source,
           V v = load(&s.row[i * pi + c]);
           const V x = take(source.x + at + i * step + c, lanes);
           const V z = source.a ? x * load(source.a + c) + load(source.b + c) : x;
-          if (u.relu) v = z > zero() ? v : zero();
+          v = z > zero() ? v : zero();
           sum += v;
           products += v * x;
           float* to = source.gradient + at + i * step + c;
@@ -466,13 +482,14 @@ extern "C" void unit_forward(const Forward* given) {
   const Unit& u = f.u;
   const Weights weights(u, f.depthwise, f.pointwise);
   const int64_t parts = parts_of(u.n);
+  const int64_t call = ++calls;
   std::vector<Moments> moments(parts);
   in_parts(parts, f.threads, [&](int64_t part) {
     Moments& m = moments[part];
     m.sum.assign(u.po(), 0.0);
     m.squares.assign(u.po(), 0.0);
     Scratch& own = scratch;
-    resize(u, own);
+    resize(u, own, call);
     for (int64_t i = u.n * part / parts; i < u.n * (part + 1) / parts; i++) {
       forward_image(u, f.x + i * u.h * u.w * u.ci, f.a, f.b, weights, f.y + i * u.ho * u.wo * u.co, m, own);
     }
@@ -486,6 +503,7 @@ extern "C" void unit_backward(const Backward* given) {
   const Weights weights(u, f.depthwise, f.pointwise);
   const NormGradient norm(f);
   const int64_t parts = parts_of(u.n), k2 = u.kernel * u.kernel, pi = u.pi(), po = u.po();
+  const int64_t call = ++calls;
   std::vector<Gradients> found(parts);
   in_parts(parts, f.threads, [&](int64_t part) {
     Gradients& out = found[part];
@@ -495,8 +513,7 @@ extern "C" void unit_backward(const Backward* given) {
     }
     if (f.gsums) out.sums.assign(pi, 0.0), out.products.assign(pi, 0.0);
     Scratch& own = scratch;
-    resize(u, own);
-    std::fill(own.out.begin(), own.out.end(), 0.f);
+    resize(u, own, call);
     for (int64_t i = u.n * part / parts; i < u.n * (part + 1) / parts; i++) {
       if (f.gpointwise) frame(u, f.x + i * u.h * u.w * u.ci, f.a, f.b, own.framed.data());
       const int64_t image = i * u.ho * u.wo * u.co;

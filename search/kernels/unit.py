@@ -24,38 +24,25 @@ from nasdeploy.search.kernels.library import (
     loaded,
 )
 
-KERNELS = (1, 3, 5, 7)
+KERNELS = (3, 5, 7)
 _PADDING = 16  # floats of the longest vector
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Unit:
-    """ReLU or nothing, a depthwise convolution or none (kernel 1), a 1x1 convolution, batch norm."""
+    """ReLU, a depthwise convolution, a 1x1 convolution, batch norm."""
 
-    relu: bool
-    depthwise: nn.Conv2d | None
+    depthwise: nn.Conv2d
     pointwise: nn.Conv2d
     norm: nn.BatchNorm2d
 
-    @property
-    def kernel(self) -> int:
-        return 1 if self.depthwise is None else self.depthwise.kernel_size[0]
-
-    @property
-    def stride(self) -> int:
-        return (self.depthwise or self.pointwise).stride[0]
-
-    @property
-    def dilation(self) -> int:
-        return 1 if self.depthwise is None else self.depthwise.dilation[0]
-
     def parameters(self) -> tuple[Tensor | None, ...]:
-        depthwise = None if self.depthwise is None else self.depthwise.weight
-        return depthwise, self.pointwise.weight, self.norm.weight, self.norm.bias
+        return self.depthwise.weight, self.pointwise.weight, self.norm.weight, self.norm.bias
 
     def output_size(self, x: Tensor) -> tuple[int, int]:
         height, width = x.shape[2:]
-        return (height - 1) // self.stride + 1, (width - 1) // self.stride + 1
+        stride = self.depthwise.stride[0]
+        return (height - 1) // stride + 1, (width - 1) // stride + 1
 
 
 Chain = tuple[Unit, ...]
@@ -66,14 +53,16 @@ class _Shape(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in "n h w ci co ho wo kernel stride dilation relu".split()
+        for name in "n h w ci co ho wo kernel stride dilation".split()
     ]  # fmt: skip
 
 
 def _structure(texts: str) -> list[tuple[str, Any]]:
     """Fields: pointers, but for ``name:d`` a double and ``name:i`` an integer."""
     kinds = {"": ctypes.c_void_p, "d": ctypes.c_double, "i": ctypes.c_int64}
-    return [(name, kinds[kind]) for name, _, kind in (text.partition(":") for text in texts.split())]
+    return [
+        (name, kinds[kind]) for name, _, kind in (text.partition(":") for text in texts.split())
+    ]
 
 
 class _ForwardPass(ctypes.Structure):
@@ -332,7 +321,10 @@ def _terms(
     ends: Sequence[_Passed], others: Sequence[Tensor], shares: Sequence[float]
 ) -> list[_Values]:
     """(values, affine map, weight) of each term of a sum."""
-    values = [*((end.y, end.affine()) for end in ends), *((other, (None, None)) for other in others)]
+    values = [
+        *((end.y, end.affine()) for end in ends),
+        *((other, (None, None)) for other in others),
+    ]
     return [(value, affine, share) for (value, affine), share in zip(values, shares, strict=True)]
 
 
@@ -372,5 +364,5 @@ def _shape(unit: Unit, x: Tensor) -> _Shape:
     images, channels, height, width = x.shape
     return _Shape(
         images, height, width, channels, unit.pointwise.out_channels, *unit.output_size(x),
-        unit.kernel, unit.stride, unit.dilation, unit.relu,
+        unit.depthwise.kernel_size[0], unit.depthwise.stride[0], unit.depthwise.dilation[0],
     )  # fmt: skip
