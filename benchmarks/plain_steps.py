@@ -1,4 +1,4 @@
-"""The networks of the published searches as they are commonly written: what our steps are held against.
+"""The networks of the published searches as they are commonly written: what ours are held against.
 
 Stock modules, NCHW, every candidate of every edge computed for itself, activations and batch norms
 where the published codes have them. DARTS and PC-DARTS (quark0/darts, yuhuixu1993/PC-DARTS): batch
@@ -193,7 +193,9 @@ class MixedNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weights = [alpha.softmax(1) for alpha in self.alphas]
         edges = [
-            torch.cat([part.softmax(0) for part in beta.split([n + 2 for n in range(NODES)])])
+            torch.cat(
+                [part.softmax(0) for part in torch.split(beta, [n + 2 for n in range(NODES)])]
+            )
             for beta in self.betas
         ]
         a = b = self.stem(x)
@@ -209,8 +211,9 @@ def stock(module: nn.Module) -> nn.Module:
     """A copy of a module of ours in which all that is not torch's own is."""
     if isinstance(module, DepthwiseConv2d):
         conv = nn.Conv2d(
-            module.in_channels, module.out_channels, module.kernel_size, module.stride,
-            module.padding, module.dilation, groups=module.groups, bias=False,
+            module.in_channels, module.out_channels, module.kernel_size[0], module.stride[0],
+            module.dilation[0] * (module.kernel_size[0] - 1) // 2, module.dilation[0],
+            groups=module.groups, bias=False,
         )  # fmt: skip
         conv.load_state_dict(module.state_dict())
         return conv
@@ -226,7 +229,7 @@ def stock(module: nn.Module) -> nn.Module:
     if isinstance(module, Chained | ConvBNReLU | BNReLU | ConvBNReLU6):
         return nn.Sequential(*(stock(child) for child in module.children()))
     same = copy.copy(module)
-    same._modules = {n: stock(c) for n, c in module.named_children()}  # type: ignore[assignment]
+    same._modules = {n: stock(c) for n, c in module.named_children()}
     return same
 
 

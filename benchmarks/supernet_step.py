@@ -2,11 +2,11 @@
 
     python benchmarks/supernet_step.py --json [--case darts] [--repeats 3]
 
-The plain version (`plain_steps.py`) has the structure of the published codes and their layout: stock
-modules, NCHW, each candidate of each edge computed for itself. It computes what ours computes, so it
-has no batch norm behind pools, unlike the published DARTS. Each step runs in a process of its own,
-one thread, plain and ours in turn; the figures are the smallest of the repeats and, of memory, the
-peak above what the process held before its first step.
+The plain version (`plain_steps.py`) has the structure and the layout of the published codes: stock
+modules, NCHW, each candidate of each edge computed for itself. It computes what ours computes, so
+it has no batch norm behind pools, unlike the published DARTS. Each step runs in a process of its
+own, one thread; the figures are the smallest of the repeats and, of memory, the peak above what the
+process held before its first step. Steps that take paths are means over four of them.
 
     darts                first order, batch 64, 16 channels, 8 cells: architecture and weights
     darts-second-order   the same with the step ahead, batch 16
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measured(*arguments.one, arguments.repeats)))
+        print(json.dumps(measured(arguments.one[0], arguments.one[1], arguments.repeats)))
         return
     for case in arguments.case or CASES:
         found = compared(case, arguments.repeats)

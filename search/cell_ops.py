@@ -33,7 +33,7 @@ class Chained(nn.Sequential):
         # in eval mode first: tracing for an export must see the stock modules alone
         chain = self.chain() if self.training and serves(x) else None
         if chain is None:
-            return cast(Tensor, super().forward(x))
+            return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
         return weighted_chains(x, {0: chain}, {})
 
 

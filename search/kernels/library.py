@@ -1,4 +1,4 @@
-"""The kernels in C++: compiled once with the machine's compiler, kept in the cache, called by address.
+"""The kernels in C++: compiled once with the machine's compiler, kept in the cache.
 
 Where there is no compiler the stock operators are used, which one log line says. Whoever calls a
 kernel has asked `library` before and handed it dense float32 tensors in channels_last.
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be built; off with ``NASDEPLOY_KERNELS=0``."""
+    """The compiled kernels, or None where there are none; off with ``NASDEPLOY_KERNELS=0``."""
     if os.environ.get("NASDEPLOY_KERNELS") == "0":
         return None
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
@@ -58,7 +58,7 @@ def serves(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
         and library() is not None
     )
 

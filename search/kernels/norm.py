@@ -82,7 +82,7 @@ class _Function(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, moments, gamma, beta = ctx.saved_tensors
         needed = ctx.needs_input_grad

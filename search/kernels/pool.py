@@ -35,7 +35,7 @@ class _Pool(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         x, y = ctx.saved_tensors or (None, None)
         to_x = torch.empty(ctx.input_shape, memory_format=torch.channels_last)

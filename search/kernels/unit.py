@@ -53,7 +53,7 @@ class _Shape(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in "n h w ci co ho wo kernel stride dilation".split()
+        for name in ["n", "h", "w", "ci", "co", "ho", "wo", "kernel", "stride", "dilation"]
     ]  # fmt: skip
 
 
@@ -155,7 +155,8 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
-        return (upstream,) * ctx.count
+        count: int = ctx.count
+        return (upstream,) * count
 
 
 class _Weighted(torch.autograd.Function):
@@ -176,7 +177,7 @@ class _Weighted(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
         source, *saved = ctx.saved_tensors
@@ -348,7 +349,7 @@ def _products(g: Tensor, terms: Sequence[_Values]) -> tuple[Tensor, Tensor]:
 
 
 def _array(terms: Sequence[_Values]) -> ctypes.Array[_Term]:
-    return (_Term * len(terms))(*((_at(value), a, b, w) for value, (a, b), w in terms))
+    return (_Term * len(terms))(*(_Term(_at(value), a, b, w) for value, (a, b), w in terms))
 
 
 def _extent(x: Tensor) -> tuple[ctypes.c_int64, ...]:
