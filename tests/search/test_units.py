@@ -131,7 +131,9 @@ def test_a_mixture_equals_the_sum_of_its_candidates_in_float64(channels: int, st
     reference = exact(ours)
     x = torch.randn(8, channels, 9, 10)
     x64, w64 = x.double().requires_grad_(), torch.rand(7, dtype=torch.float64).requires_grad_()
-    expected = torch.stack([w * c(x64) for w, c in zip(w64, reference.children())]).sum(0)
+    expected = torch.stack(
+        [w * c(x64) for w, c in zip(w64, reference.children(), strict=True)]
+    ).sum(0)
     upstream = torch.randn_like(expected)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     weights = w64.detach().float().requires_grad_()
