@@ -44,7 +44,9 @@ class MeasureConfig:
         min_starts: The rounds come from at least so many process starts.
         sentinel_visits: Chains of a round that the sentinel and the empty graph are in, at least.
         sentinel_tolerance: How far a round's sentinel may be off its usual time.
-        max_rejected_share: Above it, after 40 rounds or more, the device is called unstable.
+        max_rejected_share: Above it, after 40 rounds or more, the device is called unstable,
+        settle_s: and when its rejected rounds have taken so long together: until then it may come
+            to rest.
         rounds_per_start: At most, unless the rounds are so short that starting takes longer.
         min_start_s: What such a start is filled up to.
         start_timeout_s: For one start; a device that hangs is found out by it.
@@ -63,6 +65,7 @@ class MeasureConfig:
     sentinel_visits: int = 3
     sentinel_tolerance: float = 0.15
     max_rejected_share: float = 0.9
+    settle_s: float = 60.0
     rounds_per_start: int = 20
     min_start_s: float = 5.0
     start_timeout_s: float = 900.0
@@ -80,7 +83,7 @@ class MeasureConfig:
                 raise UsageError(f"{name} must be more than 0, got {getattr(self, name)}.")
         if self.passes < 2:
             raise UsageError(f"passes must be at least 2, the first is cold; got {self.passes}.")
-        for name in ("warmups", "min_duration_s"):
+        for name in ("warmups", "min_duration_s", "settle_s"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must be at least 0, got {getattr(self, name)}.")
 
@@ -309,13 +312,15 @@ class _Measuring:
     def _check_stability(self, before: int) -> None:
         config, log = self._config, self._log
         reasons = log.verdict(config.sentinel_tolerance).reasons[before:]
-        rejected = [reason for reason in reasons if reason]
+        rejected = [number for number, reason in enumerate(reasons) if reason]
         if len(reasons) < _UNSTABLE_AFTER_ROUNDS:
+            return
+        if sum(log.rounds[before + number].duration_s for number in rejected) < config.settle_s:
             return
         if len(rejected) > config.max_rejected_share * len(reasons):
             raise DeviceError(
                 f"{self._device.name} does not run steadily: {len(rejected)} of {len(reasons)} "
-                f"rounds were rejected, the last since {rejected[-1]}. The "
+                f"rounds were rejected, the last since {reasons[rejected[-1]]}. The "
                 f"{len(self._accepted())} accepted rounds are kept. Close what else runs on it or "
                 "let it cool, then run the same command with --resume."
             )

@@ -9,9 +9,11 @@ a decision yet at all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from nasdeploy.search.space import Arch
@@ -79,16 +81,16 @@ def _identities(candidates: Iterable[nn.Module]) -> frozenset[int]:
     return frozenset(i for i, c in enumerate(candidates) if isinstance(c, nn.Identity))
 
 
-def relative_entropy(probabilities: Sequence[Tensor]) -> float:
-    """Mean entropy of decisions, each as a share of that of an even choice over what is possible.
+def relative_entropy(probabilities: Sequence[Tensor], possible: Sequence[int]) -> float:
+    """Mean entropy of decisions, each as a share of that of an even choice.
 
     Args:
-        probabilities: (choices,) for each decision; a choice at exactly 0 is not possible.
+        probabilities: (choices,) for each decision.
+        possible: How many choices of each may be taken; decisions with one are left out.
     """
     shares = []
-    for p in probabilities:
-        possible = p[p > 0].double()
-        if len(possible) > 1:
-            even = possible.new_tensor(float(len(possible))).log()
-            shares.append(float(-(possible * possible.log()).sum() / even))
+    for p, count in zip(probabilities, possible, strict=True):
+        if count > 1:
+            entropy = torch.special.entr(p.double()).sum()
+            shares.append(float(entropy) / math.log(count))
     return sum(shares) / max(len(shares), 1)

@@ -41,12 +41,17 @@ class JointSettings(SupernetSettings):
         latency_term: ``"excess"``, ``"add"`` or ``"multiply"``: see the top of this file. Without a
             bound on latency there is no term.
         latency_weight: See there.
+        sanity_archs: So many architectures are also trained alone at the end of the search, to see
+            whether the supernet ranks them alike (`search/sanity.py`); 0 for none.
+        sanity_epochs: For how long each.
     """
 
     warmup_epochs: int = 4
     search_epochs: int = 8
     latency_term: Literal["add", "excess", "multiply"] = "excess"
     latency_weight: float = 2.0
+    sanity_archs: int = 0
+    sanity_epochs: int = 2
 
     def __post_init__(self) -> None:
         super(JointSettings, self).__post_init__()
@@ -54,7 +59,10 @@ class JointSettings(SupernetSettings):
             raise UnknownName("latency_term", self.latency_term, LATENCY_TERMS)
         weights = {"warmup_epochs": self.warmup_epochs, "latency_weight": self.latency_weight}
         require("at least 0", weights, lambda value: value >= 0)
-        require("at least 1", {"search_epochs": self.search_epochs}, lambda value: value >= 1)
+        epochs = {"search_epochs": self.search_epochs, "sanity_epochs": self.sanity_epochs}
+        require("at least 1", epochs, lambda value: value >= 1)
+        archs = {"sanity_archs": self.sanity_archs}
+        require("0, or at least 3 for a rank", archs, lambda value: value == 0 or value >= 3)
 
 
 class LatencyTerm:

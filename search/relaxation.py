@@ -72,6 +72,11 @@ class Relaxation:
         }
         self._meant = _meant(supernet, self.sizes, bool(derived - {None}), device)
 
+    @property
+    def possible(self) -> list[int]:
+        """How many choices of each decision are meant to be chosen."""
+        return [int((of == 0).sum()) for of in self._meant]
+
     def parameters(self) -> list[nn.Parameter]:
         return [*self.alphas.values(), *self.betas]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from small_cells import OneCell
 from torch import Tensor
 
 from nasdeploy.latency_tables.cost import CompiledCost
@@ -43,6 +44,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "optuna-gp": {**_PROPOSING, "trials": 6, "initial_trials": 4},
     "optuna-nsga2": {**_PROPOSING, "initial_trials": 4},
     "optuna-tpe": {**_PROPOSING, "initial_trials": 4},
+    "pc-darts": {"warmup_epochs": 1, "search_epochs": 3, "arch_lr": 0.1},
     "pnas": {**_PROPOSING, "beam": 4},
     "predictor": {**_PROPOSING, "initial_trials": 4},
     "proxyless": {"warmup_epochs": 1, "search_epochs": 4, "arch_lr": 0.1},
@@ -52,6 +54,13 @@ QUICK: dict[str, dict[str, Any]] = {
 
 def small_space(**parameters: Any) -> SearchSpace:
     return make_space("mobile-small", **{**SMALL, **parameters})
+
+
+def space_for(name: str, *, other: bool = False) -> SearchSpace:
+    """A small space that a strategy can search, or another of its kind with other weights."""
+    if name in ("darts", "pc-darts"):  # of edges, whose choices the others do not look at
+        return OneCell(channels=16 if other else 8)
+    return small_space(features=24) if other else small_space()
 
 
 _COSTS: dict[str, CompiledCost] = {}
@@ -109,7 +118,7 @@ def small_strategy(
     supernet_weights: dict[str, Tensor] | None = None,
     **settings: Any,
 ) -> WeightSharing:
-    space = space or small_space()
+    space = space or space_for(name)
     return make_strategy(
         name,
         space,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -60,6 +61,12 @@ DataOption = Annotated[
 ]
 RunOption = Annotated[
     str | None, typer.Option("--run", help="A run's name or folder; the newest one without.")
+]
+ReplayOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--measurements", help="Take recorded measurements of this file instead of measuring."
+    ),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="One seed in, one result out.")]
 

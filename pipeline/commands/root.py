@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 import nasdeploy
-from nasdeploy.pipeline.commands import compare, deploy, devices, profile, run, spaces, tables
+from nasdeploy.pipeline.commands import (
+    compare,
+    deploy,
+    devices,
+    profile,
+    run,
+    search,
+    spaces,
+    tables,
+)
 
 app = typer.Typer(
     name="nasdeploy",
@@ -51,6 +60,7 @@ devices.register(app)
 profile.register(app)
 spaces.register(app)
 tables.register(app)
+search.register(app)
 run.register(app)
 compare.register(app)
 deploy.register(app)

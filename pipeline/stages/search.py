@@ -268,6 +268,8 @@ def _drive(
     write_pareto_csv(pareto, result.history, problem.space, objectives)
     failed = sum(trial.failure is not None for trial in result.history)
     done = f"{len(result.history)} trials ({failed} failed) in {result.elapsed_s:.0f} s"
+    if strategy.finished and result.history and "sanity_archs" in result.history[-1].metrics:
+        context.console.log(strategy.progress)
     weights = strategy.supernet_weights()
     if weights is None:
         context.console.log(done)

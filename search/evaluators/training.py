@@ -128,6 +128,24 @@ class _Bench:
         return float(loss.detach())
 
 
+def trained_alone(
+    space: SearchSpace,
+    arch: Arch,
+    *,
+    task: Task,
+    deployment: Deployment,
+    data: SearchData,
+    epochs: int,
+    seed: int,
+) -> Mapping[str, float] | str:
+    """Metrics of one network after a short training in this process; a text if it diverged."""
+    settings = ShortTrainingSettings(shortest_epochs=epochs, longest_epochs=epochs)
+    outcome = _Bench(space, task, deployment, data, settings).train(
+        _Job(arch, seed, 0, epochs, None)
+    )
+    return outcome if isinstance(outcome, str) else outcome[1]
+
+
 _bench: _Bench | None = None
 
 

@@ -41,6 +41,7 @@ from nasdeploy.search.expectation import expected_cost
 from nasdeploy.search.latency_term import JointSettings, LatencyTerm
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.relaxation import Relaxation, keep_affine_fixed
+from nasdeploy.search.sanity import SanityCheck
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
 from nasdeploy.search.supernet import statistics_kept
@@ -62,7 +63,7 @@ class DartsSettings(JointSettings):
         search_epochs: A step of the alphas and one of the weights for each batch of the two halves.
         order: 1 takes the weights as they are, 2 looks a step of theirs ahead.
         arch_lr, arch_weight_decay: Of Adam (betas 0.5 and 0.999) on the alphas. The paper's rate of
-            3e-4 is for 50 epochs.
+            3e-4 is for 50 epochs of 390 steps.
         max_skip_share, max_gap: Beyond these a search has collapsed (`search/collapse.py`): the
             share of skips on the edges that can skip, and what the derived network loses of what
             counts against the mixture.
@@ -75,7 +76,7 @@ class DartsSettings(JointSettings):
     grad_clip: float = 5.0
     warmup_epochs: int = 0
     order: int = 1
-    arch_lr: float = 3e-3
+    arch_lr: float = 0.01
     arch_weight_decay: float = 1e-3
     max_skip_share: float = 0.5
     max_gap: float = 0.6
@@ -137,19 +138,21 @@ class Darts:
         self._weights = [p for p in self.supernet.parameters() if p.requires_grad]
         self._skips = SkipCounter(self.supernet)
         self._evaluator = SupernetEvaluator(self.supernet, task=task, data=data, settings=settings)
+        generator = torch.Generator().manual_seed(derived_seed(seed, "alphas"))
         self.relaxation = Relaxation(
-            self.supernet,
-            space.decisions,
-            generator=torch.Generator().manual_seed(derived_seed(seed, "alphas")),
-            device=self._trainer.device,
+            self.supernet, space.decisions, generator=generator, device=self._trainer.device,
             edge_weights=edge_weights,
-        )
+        )  # fmt: skip
         self._optimizer = torch.optim.Adam(
             self.relaxation.parameters(),
             lr=settings.arch_lr,
             betas=(0.5, 0.999),
             weight_decay=settings.arch_weight_decay,
         )
+        self._sanity = SanityCheck(
+            space, self._evaluator, task=task, deployment=train_deployment, data=data,
+            bounds=bounds, seed=seed, settings=settings,
+        )  # fmt: skip
         self._epoch = 0
         self._stopped = False
         self._healthy: list[Tensor] | None = None
@@ -182,7 +185,11 @@ class Darts:
         self._progress = f"{phase} {self._epoch}/{self._trainer.epochs}: loss {loss:.3f}, {scored}"
         if phase == "search":
             self._guard(complaints)
-        return [trial]
+        if not self.finished:
+            return [trial]
+        trials, found = self._sanity.at_the_end([trial])
+        self._progress += found
+        return trials
 
     def _guard(self, complaints: list[str]) -> None:
         """Warn of a collapse, and end the search before it where that is asked for."""
@@ -278,7 +285,8 @@ class Darts:
         with torch.no_grad():
             probabilities = self.relaxation.probabilities()
             expected = float(expected_cost(estimated, probabilities))
-        signs = Signs(self._skips.share(arch), relative_entropy(probabilities), self._gap(arch))
+        entropy = relative_entropy(probabilities, self.relaxation.possible)
+        signs = Signs(self._skips.share(arch), entropy, self._gap(arch))
         complaints = signs.complaints(
             max_skip_share=self.settings.max_skip_share, max_gap=self.settings.max_gap
         )

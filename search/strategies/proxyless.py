@@ -34,6 +34,7 @@ from nasdeploy.search.evaluators.supernet import SupernetEvaluator
 from nasdeploy.search.expectation import expected_cost
 from nasdeploy.search.latency_term import JointSettings, LatencyTerm
 from nasdeploy.search.objective import Bounds
+from nasdeploy.search.sanity import SanityCheck
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
 from nasdeploy.search.supernet_training import SupernetTrainer, finite, require
@@ -170,6 +171,16 @@ class Proxyless:
         self._evaluator = SupernetEvaluator(
             self._trainer.supernet, task=task, data=data, settings=settings
         )
+        self._sanity = SanityCheck(
+            space,
+            self._evaluator,
+            task=task,
+            deployment=train_deployment,
+            data=data,
+            bounds=bounds,
+            seed=seed,
+            settings=settings,
+        )
         choices = [len(decision.choices) for decision in space.decisions]
         self.gates = BinaryGates(choices, self._trainer.device)
         self._optimizer = torch.optim.Adam(
@@ -203,7 +214,11 @@ class Proxyless:
         loss = sum(losses) / max(len(losses), 1)
         scored = f"{self.task.metric} {trial.metrics.get(self.task.metric, math.nan):.3f}"
         self._progress = f"{phase} {self._epoch}/{self._trainer.epochs}: loss {loss:.3f}, {scored}"
-        return [trial]
+        if not self.finished:
+            return [trial]
+        trials, found = self._sanity.at_the_end([trial])
+        self._progress += found
+        return trials
 
     def _warm_up(self, epoch: int) -> list[float]:
         return [

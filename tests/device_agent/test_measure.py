@@ -219,13 +219,22 @@ def test_a_device_that_never_comes_to_rest_is_an_error_and_what_counts_is_kept(
     run: Measure, scripted: Scripted, quick: MeasureConfig, journal: Path
 ) -> None:
     runner = scripted("100_000 if round < 5 else 200_000")
-    config = replace(quick, sentinel_tolerance=0.1)
+    config = replace(quick, sentinel_tolerance=0.1, settle_s=0)
     with pytest.raises(DeviceError, match=r"not run steadily.*5 accepted rounds are kept.*resume"):
         run("small", runner=runner, config=config)
     kept = rounds_in(journal)
     session = run("small", runner=scripted("100_000"), config=config)
     assert session.accepted >= 6
     assert rounds_in(journal)[: len(kept)] == kept
+
+
+def test_a_device_that_comes_to_rest_late_is_waited_for(
+    run: Measure, scripted: Scripted, quick: MeasureConfig, journal: Path
+) -> None:
+    runner = scripted("100_000 if round < 5 or round >= 60 else 200_000")
+    session = run("small", runner=runner, config=replace(quick, sentinel_tolerance=0.1))
+    assert session.accepted >= 6
+    assert session.rejected == 55
 
 
 # runners that go wrong

@@ -19,6 +19,7 @@ from small_search import (
     run_to_the_end,
     small_space,
     small_strategy,
+    space_for,
 )
 from torch import Tensor
 
@@ -107,9 +108,9 @@ def test_a_search_leaves_the_global_random_state_alone(name: str) -> None:
 def test_every_architecture_lies_in_the_space(name: str) -> None:
     once = undisturbed(name)
     for trial in once.trials[-1]:
-        check_arch(SPACE, trial.arch)
+        check_arch(space_for(name), trial.arch)
     for arch in once.strategy.candidates(5):
-        check_arch(SPACE, arch)
+        check_arch(space_for(name), arch)
 
 
 def test_trials_count_from_zero_and_say_what_is_known(name: str) -> None:
@@ -119,13 +120,13 @@ def test_trials_count_from_zero_and_say_what_is_known(name: str) -> None:
         assert trial.failure is None
         assert 0 <= trial.metrics["accuracy"] <= 1
         assert trial.metrics["latency_ms"] == pytest.approx(
-            bounds_of(SPACE, None).estimator().calibrated.of(trial.arch)
+            bounds_of(space_for(name), None).estimator().calibrated.of(trial.arch)
         )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_candidates_hold_the_bounds_before_and_after_the_search(name: str, share: float) -> None:
-    strategy, bounds = small_strategy(name, share=share), bounds_of(SPACE, share)
+    strategy, bounds = small_strategy(name, share=share), bounds_of(space_for(name), share)
     for state in undisturbed(name).states[::3]:
         strategy.load_state_dict(state)
         found = strategy.candidates(4)
@@ -150,7 +151,7 @@ def test_a_trained_supernet_is_searched_again_within_another_bound(name: str) ->
     again = small_strategy(name, share=0.2, supernet_weights=weights)
     trials = run_to_the_end(again)
     assert all(trial.phase == "search" for trial in trials)
-    assert np.all(bounds_of(SPACE, 0.2).admits(again.candidates(3)))
+    assert np.all(bounds_of(space_for(name), 0.2).admits(again.candidates(3)))
 
 
 def test_a_search_on_a_trained_supernet_resumes_without_being_handed_it_again(name: str) -> None:
@@ -163,9 +164,9 @@ def test_a_search_on_a_trained_supernet_resumes_without_being_handed_it_again(na
 
 
 def test_a_supernet_of_another_space_is_refused(name: str) -> None:
-    weights = small_strategy(name, small_space(features=24)).supernet_weights()
+    weights = small_strategy(name, space_for(name, other=True)).supernet_weights()
     assert weights is not None
-    with pytest.raises(UsageError, match=r"of another space.*first body\.features"):
+    with pytest.raises(UsageError, match=r"of another space.*first body\."):
         small_strategy(name, supernet_weights=weights)
 
 
