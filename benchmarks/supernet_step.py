@@ -28,6 +28,7 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 CASES = {
@@ -51,7 +52,7 @@ def measured(case: str, side: str, repeats: int) -> dict[str, float]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     step = (plain_steps if side == "plain" else quick_steps).step_of(case)
-    before = _peak_mb()
+    before = _now_mb()
     paths = 1 if "darts" in case else plain_steps.PATHS
     spent = []
     for _ in range(repeats + 1):
@@ -64,6 +65,11 @@ def measured(case: str, side: str, repeats: int) -> dict[str, float]:
 
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _now_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def in_a_process(case: str, side: str, repeats: int) -> dict[str, float]:

@@ -54,7 +54,8 @@ def loaded() -> ctypes.CDLL:
 def serves(x: Tensor) -> bool:
     """Whether a tensor can be handed to the kernels."""
     return (
-        x.device.type == "cpu"
+        x.ndim == 4
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

@@ -112,7 +112,7 @@ def test_a_batch_norm_far_from_zero_equals_the_stock_one(
     torch.manual_seed(channels)
     block = ConvBNReLU6(channels, channels, 1)
     block.conv = nn.Identity()  # type: ignore[assignment]
-    block.act = nn.Identity() if activation is None else activation
+    block.act = nn.Identity() if activation is None else activation  # type: ignore[assignment]
     scattered([block])
     assert_alike(block, 3 * torch.randn(5, channels, 7, 3) + 50)
 
