@@ -15,6 +15,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
+from nasdeploy.search.kernels.library import serves
+from nasdeploy.search.kernels.norm import BatchNorm2d
+from nasdeploy.search.kernels.pool import pool
+from nasdeploy.search.kernels.unit import KERNELS, Chain, Unit, sum_of, weighted_chains
+from nasdeploy.search.sharing import shared
+
+
+class Chained(nn.Sequential):
+    """A module that is a chain of units, which the kernels compute as one in training."""
+
+    def chain(self) -> Chain | None:
+        """Its units; None if the kernels do not serve one of them."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        # in eval mode first: tracing for an export must see the stock modules alone
+        chain = self.chain() if self.training and serves(x) else None
+        if chain is None:
+            return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
+        return weighted_chains(x, {0: chain}, {})
 
 
 class ConvBN(nn.Sequential):
@@ -23,7 +43,7 @@ class ConvBN(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm2d(out_channels),
         )
 
 
@@ -40,15 +60,23 @@ class ConvBNReLU(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__(*ConvBN(in_channels, out_channels, kernel, stride), nn.ReLU())
 
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, relu = self
+        return cast(BatchNorm2d, norm).activated(conv(x), relu)
+
 
 class BNReLU(nn.Sequential):
     """A batch norm and ReLU."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(nn.BatchNorm2d(channels), nn.ReLU())
+        super().__init__(BatchNorm2d(channels), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, relu = self
+        return cast(BatchNorm2d, norm).activated(x, relu)
 
 
-class DepthwiseSeparable(nn.Sequential):
+class DepthwiseSeparable(Chained):
     """ReLU, one filter a channel, a 1x1 convolution, batch norm."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
@@ -56,17 +84,29 @@ class DepthwiseSeparable(nn.Sequential):
             nn.ReLU(),
             DepthwiseConv2d(channels, kernel, stride, dilation),
             nn.Conv2d(channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
         )
 
+    def chain(self) -> Chain | None:
+        _, depthwise, pointwise, norm = self
+        unit = Unit(
+            cast(nn.Conv2d, depthwise), cast(nn.Conv2d, pointwise), cast(nn.BatchNorm2d, norm)
+        )
+        served = unit.depthwise.kernel_size[0] in KERNELS and norm.training
+        return (unit,) if served else None
 
-class SepConv(nn.Sequential):
+
+class SepConv(Chained):
     """Two depthwise separable convolutions, the first of them with the stride."""
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
         super().__init__(
             DepthwiseSeparable(channels, kernel, stride), DepthwiseSeparable(channels, kernel)
         )
+
+    def chain(self) -> Chain | None:
+        first, second = (cast(DepthwiseSeparable, part).chain() for part in self)
+        return None if first is None or second is None else (*first, *second)
 
 
 class FactorizedConv(nn.Sequential):
@@ -78,7 +118,7 @@ class FactorizedConv(nn.Sequential):
             nn.ReLU(),
             nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, half), bias=False),
             nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (half, 0), bias=False),
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
         )
 
 
@@ -87,6 +127,12 @@ class AvgPool(nn.AvgPool2d):
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__(kernel, stride, kernel // 2, count_include_pad=False)
+        self.window = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and _odd(self.window) and serves(x):
+            return pool(x, *self.window, largest=False)
+        return super().forward(x)
 
 
 class MaxPool(nn.MaxPool2d):
@@ -94,6 +140,16 @@ class MaxPool(nn.MaxPool2d):
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__(kernel, stride, kernel // 2)
+        self.window = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and _odd(self.window) and serves(x):
+            return pool(x, *self.window, largest=True)
+        return cast(Tensor, super().forward(x))
+
+
+def _odd(window: tuple[int, int]) -> bool:
+    return window[0] % 2 == 1
 
 
 class _EverySecond(nn.Conv2d):
@@ -123,10 +179,10 @@ class FactorizedReduce(nn.Module):
         first = out_channels // 2
         self.conv_1 = _EverySecond(in_channels, first)
         self.conv_2 = _EverySecond(in_channels, out_channels - first)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(x)
+        x = shared(x, "relu", self.relu)
         shifted = functional.pad(x, self.padding) if any(self.padding) else x
         parts = [self.conv_1(x), self.conv_2(shifted[:, :, 1:, 1:])]
         return cast(Tensor, self.norm(torch.cat(parts, dim=1)))
@@ -164,6 +220,8 @@ class Add(nn.Module):
     """The sum of its inputs."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        if self.training and len(inputs) > 2 and torch.is_grad_enabled() and serves(inputs[0]):
+            return sum_of(inputs)
         total = inputs[0]
         for tensor in inputs[1:]:
             total = total + tensor

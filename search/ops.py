@@ -20,6 +20,7 @@ from nasdeploy.errors import UnknownName
 from nasdeploy.latency_tables.key import OpKey
 from nasdeploy.search import cell_ops as cells
 from nasdeploy.search.kernels.depthwise import DepthwiseConv2d
+from nasdeploy.search.kernels.norm import BatchNorm2d
 
 _BATCH_NORM_EPSILON = 1e-3
 
@@ -46,11 +47,11 @@ class ConvBNReLU6(nn.Module):
                 in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
             )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        self.norm = nn.BatchNorm2d(out_channels, eps=_BATCH_NORM_EPSILON)
+        self.norm = BatchNorm2d(out_channels, eps=_BATCH_NORM_EPSILON)
         self.act = nn.ReLU6() if activate else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.act(self.norm(self.conv(x))))
+        return self.norm.activated(self.conv(x), self.act)
 
 
 class MBConv(nn.Module):
@@ -165,7 +166,7 @@ def _integers(key: OpKey) -> dict[str, int]:
 KINDS: dict[str, Callable[[OpKey], nn.Module]] = {
     "add": lambda key: cells.Add(),
     "avg_pool": _pool(cells.AvgPool),
-    "batch_norm": lambda key: nn.BatchNorm2d(_channels(key)),
+    "batch_norm": lambda key: BatchNorm2d(_channels(key)),
     "branch": _branch,
     "bn_relu": lambda key: cells.BNReLU(_channels(key)),
     "classifier": _classifier,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from nasdeploy.latency_tables.cost import CompiledCost
 from nasdeploy.latency_tables.elimination import Term
 from nasdeploy.latency_tables.optimum import Limit, highest_within
 from nasdeploy.search.cell_ops import Zeros
+from nasdeploy.search.mixture import mixture, weighted_sum
 from nasdeploy.search.space import Arch, Decision
 from nasdeploy.search.supernet import Choice, Supernet
 from nasdeploy.search.topology import Node, nodes_of, with_own_operators
@@ -94,13 +94,7 @@ class Relaxation:
     def __call__(self, decision: int, candidates: Sequence[nn.Module], *inputs: Tensor) -> Tensor:
         if decision in self._joins:
             return self._joined(self._joins[decision], inputs)
-        weights = self._weights(decision)
-        total: Tensor | None = None
-        for weight, candidate in zip(weights.unbind(), candidates, strict=True):
-            if not isinstance(candidate, Zeros):
-                part = weight * candidate(*inputs)
-                total = part if total is None else total + part
-        return cast(Tensor, candidates[0](*inputs)) if total is None else total
+        return mixture(candidates, self._weights(decision), *inputs)
 
     def _weights(self, decision: int) -> Tensor:
         """(choices,) of the candidates of a decision; the weight of its edge is in them."""
@@ -112,16 +106,11 @@ class Relaxation:
 
     def _joined(self, node: Node, edges: Sequence[Tensor]) -> Tensor:
         assert node.join is not None
-        weights: Sequence[Tensor | None] = [None] * len(edges)
-        if node.join in self.alphas:
-            options = self.alphas[node.join].softmax(0)
-            taking = [[i in option for option in node.options] for i in range(len(edges))]
-            weights = (options.new_tensor(taking) @ options).unbind()
-        parts = [e if w is None else w * e for w, e in zip(weights, edges, strict=True)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total
+        if node.join not in self.alphas:
+            return weighted_sum(edges)
+        options = self.alphas[node.join].softmax(0)
+        taking = [[i in option for option in node.options] for i in range(len(edges))]
+        return weighted_sum(edges, options.new_tensor(taking) @ options)
 
     def probabilities(self) -> list[Tensor]:
         """(choices,) for each decision, summing to 1: what the relaxation leans to.

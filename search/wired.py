@@ -14,6 +14,7 @@ from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.key import OpKey
 from nasdeploy.search.cell_ops import Add
 from nasdeploy.search.ops import op_module
+from nasdeploy.search.sharing import sharing
 from nasdeploy.search.supernet import Choice, Mixed, Mixing
 from nasdeploy.search.wiring import (
     IMAGE,
@@ -60,6 +61,10 @@ class Network(nn.Module):
         return [None if at == IMAGE else getattr(self, at) for at in self._inputs[name]]
 
     def forward(self, x: Tensor) -> Tensor:
+        with sharing():
+            return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         wanted = self._wanted()
         readers = Counter(name for names in wanted.values() for name in names)
         values: dict[str, Tensor] = {IMAGE: x}

@@ -11,77 +11,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasdeploy.durable import cache_dir, replacing
+from nasdeploy.search.kernels.library import address, dense, loaded, serves, threads
 
-SOURCE = Path(__file__).with_name("depthwise.cpp")
 KERNELS = (3, 5, 7)
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
-_COMPILE_TIMEOUT_S = 120.0
-_log = logging.getLogger(__name__)
-
-
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where it cannot be built; off with ``NASDEPLOY_KERNELS=0``."""
-    if os.environ.get("NASDEPLOY_KERNELS") == "0":
-        return None
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
-    if compiler is None:
-        _log.warning("no C++ compiler: training takes the stock convolution, and more time")
-        return None
-    try:
-        loaded = ctypes.CDLL(str(_built(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        _log.warning("the fast convolution cannot be built, the stock one is taken: %s", error)
-        return None
-    loaded.depthwise_weight_gradient.restype = ctypes.c_int
-    loaded.depthwise_weight_gradient.argtypes = [
-        *([ctypes.c_void_p] * 4),
-        ctypes.c_int64,
-        ctypes.c_int64,
-    ]
-    return loaded
-
-
-def _built(compiler: str) -> Path:
-    """The shared library for this source, compiler and processor; compiled if it is not there."""
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, check=True, timeout=30
-    ).stdout
-    identity = (SOURCE.read_text(), version, _FLAGS, platform.machine(), _processor())
-    name = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
-    path = cache_dir() / "kernels" / f"depthwise-{name}.so"
-    if not path.exists():
-        with replacing(path) as temporary:
-            subprocess.run(
-                [compiler, *_FLAGS, str(SOURCE), "-o", str(temporary)],
-                capture_output=True,
-                check=True,
-                timeout=_COMPILE_TIMEOUT_S,
-            )
-    return path
-
-
-def _processor() -> str:
-    """What ``-march=native`` depends on: the processor's own name of its instruction sets."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:
@@ -91,17 +29,13 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int, dilat
         x: (N, C, H, W) float32 input, on the CPU.
         gradient: (N, C, H', W') of its output.
     """
-    loaded = library()
-    if loaded is None:
-        raise RuntimeError("The kernel is not there; ask library() before")
-    x = x.contiguous(memory_format=torch.channels_last)
-    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    x, gradient = dense(x), dense(gradient)
     (n, c, h, w), (ho, wo) = x.shape, gradient.shape[2:]
     out = torch.empty(c, 1, kernel, kernel)
     padding = dilation * (kernel - 1) // 2
     shape = (ctypes.c_int64 * 9)(n, h, w, c, ho, wo, stride, padding, dilation)
-    status = loaded.depthwise_weight_gradient(
-        x.data_ptr(), gradient.data_ptr(), out.data_ptr(), shape, kernel, torch.get_num_threads()
+    status = loaded().depthwise_weight_gradient(
+        address(x), address(gradient), address(out), shape, ctypes.c_int64(kernel), threads()
     )
     if status:
         raise ValueError(f"There is no kernel of size {kernel}, only {KERNELS}")
@@ -170,10 +104,4 @@ class DepthwiseConv2d(nn.Conv2d):
         return super().forward(x)
 
     def _fast(self, x: Tensor) -> bool:
-        return (
-            x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and self.kernel_size[0] in KERNELS
-            and torch.is_grad_enabled()
-            and library() is not None
-        )
+        return self.kernel_size[0] in KERNELS and torch.is_grad_enabled() and serves(x)

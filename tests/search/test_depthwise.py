@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from nasdeploy.search.kernels.depthwise import KERNELS, DepthwiseConv2d, library
+from nasdeploy.search.kernels.depthwise import KERNELS, DepthwiseConv2d
+from nasdeploy.search.kernels.library import library
 
 needs_compiler = pytest.mark.skipif(
     library() is None, reason="needs a C++ compiler: apt install g++"
@@ -71,7 +72,8 @@ def test_an_export_sees_the_stock_convolution_alone() -> None:
 def test_without_the_kernel_the_stock_convolution_trains() -> None:
     script = (
         "import torch\n"
-        "from nasdeploy.search.kernels.depthwise import DepthwiseConv2d, library\n"
+        "from nasdeploy.search.kernels.depthwise import DepthwiseConv2d\n"
+        "from nasdeploy.search.kernels.library import library\n"
         "assert library() is None\n"
         "conv = DepthwiseConv2d(8, 5).train()\n"
         "conv(torch.randn(1, 8, 6, 6)).sum().backward()\n"

@@ -1,0 +1,121 @@
+// The inner loops of a unit: weighted sums of neighbouring pixels, and small matrix products. Channels
+// are padded to whole vectors. Each loop keeps as many sums as there are registers.
+#pragma once
+#include <type_traits>
+
+#include "lanes.h"
+
+namespace {
+
+struct Tap {
+  int64_t from;         // offset into the source of the first column
+  const float* weight;  // a weight per channel
+};
+
+// out[i] = sum over taps of weight * x[from + i * step], for `columns` neighbouring columns.
+template <int N>
+inline void taps_block(const std::vector<Tap>& taps, const float* x, int64_t step, float* out, int64_t pi) {
+  V sums[N];
+#pragma GCC unroll 8
+  for (int i = 0; i < N; i++) sums[i] = zero();
+  for (const Tap& tap : taps) {
+    const V weight = load(tap.weight);
+    const float* from = x + tap.from;
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++) sums[i] += weight * load(from + i * step);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < N; i++) store(out + i * pi, sums[i]);
+}
+
+void taps_row(std::vector<Tap>& taps, const float* x, int64_t step, float* out, int64_t columns, int64_t pi) {
+  for (int64_t c = 0; c < pi; c += L) {
+    const float* from = x + c;
+    float* to = out + c;
+    int64_t left = columns;
+    for (; left >= 8; left -= 8, from += 8 * step, to += 8 * pi) taps_block<8>(taps, from, step, to, pi);
+    if (left >= 4) taps_block<4>(taps, from, step, to, pi), left -= 4, from += 4 * step, to += 4 * pi;
+    for (; left > 0; left--, from += step, to += pi) taps_block<1>(taps, from, step, to, pi);
+    for (Tap& tap : taps) tap.weight += L;
+  }
+  for (Tap& tap : taps) tap.weight -= pi;
+}
+
+// o[m][c] = sum over k of a[m][k] p[k][c]; o and p have `cols` columns, whole vectors.
+template <int R, int Q>
+inline void multiply_block(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols,
+                           int64_t depth) {
+  V sums[R][Q];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) sums[r][q] = zero();
+  for (int64_t k = 0; k < depth; k++) {
+    V row[Q];
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) row[q] = load(p + k * cols + q * L);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+      for (int q = 0; q < Q; q++) sums[r][q] += a[r * lda + k] * row[q];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) store(o + r * ldo + q * L, sums[r][q]);
+}
+
+template <int Q>
+void multiply_columns(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols,
+                      int64_t rows, int64_t depth) {
+  constexpr int R = Q == 2 ? 6 : 8;  // as many sums as there are registers
+  int64_t m = 0;
+  auto blocks = [&]<int N>(std::integral_constant<int, N>) {
+    for (; m + N <= rows; m += N) multiply_block<N, Q>(a + m * lda, lda, p, o + m * ldo, ldo, cols, depth);
+  };
+  if (rows % R == 0) blocks(std::integral_constant<int, R>{});
+  blocks(std::integral_constant<int, 4>{});
+  blocks(std::integral_constant<int, 1>{});
+}
+
+void multiply(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols, int64_t rows,
+              int64_t depth) {
+  int64_t c = 0;
+  for (; c + 2 * L <= cols; c += 2 * L) multiply_columns<2>(a, lda, p + c, o + c, ldo, cols, rows, depth);
+  if (c < cols) multiply_columns<1>(a, lda, p + c, o + c, ldo, cols, rows, depth);
+}
+
+// g[k][c] += sum over m of a[m][k] b[m][c]; all padded to whole vectors.
+template <int R, int Q>
+inline void outer_block(const float* a, int64_t lda, const float* b, int64_t ldb, float* g, int64_t rows) {
+  V sums[R][Q];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) sums[r][q] = load(g + r * ldb + q * L);
+  for (int64_t m = 0; m < rows; m++) {
+    V row[Q];
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) row[q] = load(b + m * ldb + q * L);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+      for (int q = 0; q < Q; q++) sums[r][q] += a[m * lda + r] * row[q];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; q++) store(g + r * ldb + q * L, sums[r][q]);
+}
+
+void outer(const float* a, int64_t pi, const float* b, int64_t po, float* g, int64_t rows) {
+  for (int64_t k = 0; k < pi; k += 4) {
+    int64_t c = 0;
+    for (; c + 2 * L <= po; c += 2 * L) outer_block<4, 2>(a + k, pi, b + c, po, g + k * po + c, rows);
+    if (c < po) outer_block<4, 1>(a + k, pi, b + c, po, g + k * po + c, rows);
+  }
+}
+
+}  // namespace

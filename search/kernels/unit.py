@@ -1,0 +1,369 @@
+"""Weighted sums of chains of units, forward and backward at once.
+
+A unit is ReLU, a depthwise convolution, a 1x1 convolution and a batch norm; a chain is one unit
+behind another, as in a separable convolution of DARTS. Stored are only the outputs of the 1x1
+convolutions: a batch norm in training is an affine map of them, which whoever reads them applies,
+and everything else is computed again in the backward pass, image by image, in the cache.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from nasdeploy.search.kernels.library import (
+    address,
+    dense,
+    dense_like,
+    loaded,
+)
+
+KERNELS = (3, 5, 7)
+_PADDING = 16  # floats of the longest vector
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Unit:
+    """ReLU, a depthwise convolution, a 1x1 convolution, batch norm."""
+
+    depthwise: nn.Conv2d
+    pointwise: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        return self.depthwise.weight, self.pointwise.weight, self.norm.weight, self.norm.bias
+
+    def output_size(self, x: Tensor) -> tuple[int, int]:
+        height, width = x.shape[2:]
+        stride = self.depthwise.stride[0]
+        return (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+Chain = tuple[Unit, ...]
+
+
+class _Shape(ctypes.Structure):
+    """`Unit` of separable.cpp."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ["n", "h", "w", "ci", "co", "ho", "wo", "kernel", "stride", "dilation"]
+    ]  # fmt: skip
+
+
+def _structure(texts: str) -> list[tuple[str, Any]]:
+    """Fields: pointers, but for ``name:d`` a double and ``name:i`` an integer."""
+    kinds = {"": ctypes.c_void_p, "d": ctypes.c_double, "i": ctypes.c_int64}
+    return [
+        (name, kinds[kind]) for name, _, kind in (text.partition(":") for text in texts.split())
+    ]
+
+
+class _ForwardPass(ctypes.Structure):
+    """`Forward` of separable.cpp, which says what is what."""
+
+    _fields_ = [("u", _Shape), *_structure(
+        "x a b depthwise pointwise y gamma beta running_mean running_variance norm "
+        "epsilon:d momentum:d threads:i"
+    )]  # fmt: skip
+
+
+class _BackwardPass(ctypes.Structure):
+    """`Backward` of separable.cpp, which says what is what."""
+
+    _fields_ = [("u", _Shape), *_structure(
+        "x a b depthwise pointwise y g sums products gamma norm ggamma gbeta gx gdepthwise "
+        "gpointwise gsums gproducts scale:d add:i threads:i"
+    )]  # fmt: skip
+
+
+class _Term(ctypes.Structure):
+    """`Term` of mixing.cpp: what a weighted sum takes so much of."""
+
+    _fields_ = _structure("values a b weight:d")
+
+
+class _Passed(NamedTuple):
+    """What a unit's forward pass leaves for its backward pass.
+
+    Attributes:
+        y: Behind the 1x1 convolution.
+        norm: (4, channels and some zeros) float32: mean of y, inverse standard deviation, and the
+            affine map a y + b that the batch norm is.
+    """
+
+    y: Tensor
+    norm: Tensor
+
+    def affine(self) -> tuple[int, int]:
+        """Where a and b lie."""
+        start, row = self.norm.data_ptr(), 4 * self.norm.shape[1]
+        return start + 2 * row, start + 3 * row
+
+
+def sum_of(terms: Sequence[Tensor]) -> Tensor:
+    """The sum of (N, C, H, W) tensors that the kernels serve, each of them read once."""
+    return cast(Tensor, _Sum.apply(*terms))
+
+
+def weighted_chains(
+    x: Tensor,
+    chains: Mapping[int, Chain],
+    others: Mapping[int, Tensor],
+    weights: Tensor | None = None,
+) -> Tensor:
+    """The sum of all chains on `x` and of `others`, each times the weight at its index.
+
+    Args:
+        x: (N, C, H, W) that the kernels serve. It may be among `others`.
+        weights: (terms,); None for ones.
+    """
+    units = [unit for chain in chains.values() for unit in chain]
+    parameters = [parameter for unit in units for parameter in unit.parameters()]
+    plan = _Plan(tuple(chains.values()), (*chains, *others), len(parameters))
+    result = _Weighted.apply(plan, x, weights, *parameters, *others.values())
+    for unit in units:
+        if unit.norm.num_batches_tracked is not None:
+            unit.norm.num_batches_tracked.add_(1)
+    return cast(Tensor, result)
+
+
+class _Plan(NamedTuple):
+    """
+    Attributes:
+        order: The index of each term's weight: of the chains, then of the others.
+        parameters: How many tensors are parameters of chains.
+    """
+
+    chains: tuple[Chain, ...]
+    order: tuple[int, ...]
+    parameters: int
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *terms: Tensor) -> Tensor:
+        ctx.count = len(terms)
+        dense_terms = [dense(term) for term in terms]  # kept while they are read
+        return _weighted_sum([(term, (None, None), 1.0) for term in dense_terms])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
+        count: int = ctx.count
+        return (upstream,) * count
+
+
+class _Weighted(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, plan: _Plan, x: Tensor, weights: Tensor | None, *tensors: Tensor | None
+    ) -> Tensor:
+        source = dense(x)
+        others = [dense(cast(Tensor, tensor)) for tensor in tensors[plan.parameters :]]
+        passed = [_chain_forward(chain, source) for chain in plan.chains]
+        every = [1.0] * len(plan.order) if weights is None else weights.tolist()
+        shares = [every[index] for index in plan.order]
+        ends = [units[-1] for units in passed]
+        out = _weighted_sum(_terms(ends, others, shares))
+        ctx.plan, ctx.shares, ctx.size = plan, shares, len(every)
+        kept = [tensor for units in passed for unit in units for tensor in unit]
+        ctx.save_for_backward(source, *kept, *others, *tensors[: plan.parameters])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        plan: _Plan = ctx.plan
+        source, *saved = ctx.saved_tensors
+        kept = iter(saved)
+        passed = [[_Passed(next(kept), next(kept)) for _ in chain] for chain in plan.chains]
+        rest = list(kept)
+        others = rest[: len(rest) - plan.parameters]
+        parameters = rest[len(others) :]
+        _, needs_source, needs_weights, *needed = ctx.needs_input_grad
+        g = dense(upstream)
+        ends = [units[-1] for units in passed]
+        moments, of_terms = _products(g, _terms(ends, others, ctx.shares))
+        to_source = torch.empty_like(source) if needs_source else None
+        to_others, add = _to_others(
+            g, source, others, ctx.shares[len(ends) :], to_source, needed[plan.parameters :]
+        )
+        to_parameters: list[Tensor | None] = []
+        for number, chain in enumerate(plan.chains):
+            own = slice(len(to_parameters), len(to_parameters) + 4 * len(chain))
+            down = _Down(g, ctx.shares[number], moments[0], moments[1 + number])
+            to_parameters += _chain_backward(
+                chain, source, passed[number], parameters[own], needed[own], down, to_source, add
+            )
+            add = True
+        if not add:  # neither a chain nor the source itself among the others
+            to_source = None
+        to_weights = None
+        if needs_weights:
+            to_weights = torch.zeros(ctx.size)
+            to_weights[list(plan.order)] = of_terms
+        return (None, to_source, to_weights, *to_parameters, *to_others)
+
+
+class _Down(NamedTuple):
+    """A gradient on its way down.
+
+    Attributes:
+        g: Of `share` times the output of a unit.
+        sums, products: (C,) float64: of g, and of g times the unit's y, over all pixels.
+    """
+
+    g: Tensor
+    share: float
+    sums: Tensor
+    products: Tensor
+
+
+def _chain_forward(chain: Chain, source: Tensor) -> list[_Passed]:
+    passed: list[_Passed] = []
+    for unit in chain:
+        passed.append(_unit_forward(unit, source, passed[-1] if passed else None))
+    return passed
+
+
+def _unit_forward(unit: Unit, source: Tensor, before: _Passed | None) -> _Passed:
+    x, (a, b) = (source, (None, None)) if before is None else (before.y, before.affine())
+    channels = unit.pointwise.out_channels
+    y = dense_like(x, channels, unit.output_size(x))
+    norm = torch.empty(4, -(-channels // _PADDING) * _PADDING)
+    depthwise, pointwise, gamma, beta = map(_at, unit.parameters())
+    momentum = unit.norm.momentum
+    if momentum is None:
+        assert unit.norm.num_batches_tracked is not None
+        momentum = 1.0 / (int(unit.norm.num_batches_tracked) + 1)
+    loaded().unit_forward(ctypes.byref(_ForwardPass(
+        u=_shape(unit, x), x=_at(x), a=a, b=b, depthwise=depthwise, pointwise=pointwise, y=_at(y),
+        gamma=gamma, beta=beta, running_mean=_at(unit.norm.running_mean),
+        running_variance=_at(unit.norm.running_var), norm=_at(norm), epsilon=unit.norm.eps,
+        momentum=momentum, threads=torch.get_num_threads(),
+    )))  # fmt: skip
+    return _Passed(y, norm)
+
+
+def _chain_backward(
+    chain: Chain, source: Tensor, passed: Sequence[_Passed], parameters: Sequence[Tensor | None],
+    needed: Sequence[bool], down: _Down, to_source: Tensor | None, add: bool,
+) -> list[Tensor | None]:  # fmt: skip
+    """The gradients of a chain's parameters; that of its input is written, or added where asked."""
+    found: list[Tensor | None] = []
+    for index in reversed(range(len(chain))):
+        own = slice(4 * index, 4 * index + 4)
+        before = passed[index - 1] if index else None
+        x = source if before is None else before.y
+        to_x = to_source if before is None else torch.empty_like(x)
+        backed = None if before is None else torch.empty(2, x.shape[1], dtype=torch.float64)
+        gradients = _unit_backward(
+            chain[index], x, before, passed[index], parameters[own], needed[own], down, to_x,
+            add and before is None, backed,
+        )  # fmt: skip
+        found = [*gradients, *found]
+        if backed is not None:
+            assert to_x is not None
+            down = _Down(to_x, 1.0, *backed.unbind())
+    return found
+
+
+def _unit_backward(
+    unit: Unit, x: Tensor, before: _Passed | None, own: _Passed,
+    parameters: Sequence[Tensor | None], needed: Sequence[bool], down: _Down, to_x: Tensor | None,
+    add: bool, backed: Tensor | None,
+) -> list[Tensor | None]:  # fmt: skip
+    a, b = (None, None) if before is None else before.affine()
+    weights = needed[0] or needed[1]
+    gradients = [
+        None if parameter is None or not wanted else torch.empty(parameter.shape)
+        for parameter, wanted in zip(parameters, (weights, weights, *needed[2:]), strict=True)
+    ]
+    depthwise, pointwise, gamma, _ = map(_at, parameters)
+    gdepthwise, gpointwise, ggamma, gbeta = map(_at, gradients)
+    gsums, gproducts = (None, None) if backed is None else map(_at, backed)
+    loaded().unit_backward(ctypes.byref(_BackwardPass(
+        u=_shape(unit, x), x=_at(x), a=a, b=b, depthwise=depthwise, pointwise=pointwise,
+        y=_at(own.y), g=_at(down.g), sums=_at(down.sums), products=_at(down.products), gamma=gamma,
+        norm=_at(own.norm), ggamma=ggamma, gbeta=gbeta, gx=_at(to_x), gdepthwise=gdepthwise,
+        gpointwise=gpointwise, gsums=gsums, gproducts=gproducts, scale=down.share, add=add,
+        threads=torch.get_num_threads(),
+    )))  # fmt: skip
+    return [found if wanted else None for found, wanted in zip(gradients, needed, strict=True)]
+
+
+def _to_others(
+    g: Tensor, source: Tensor, others: Sequence[Tensor], shares: Sequence[float],
+    to_source: Tensor | None, needed: Sequence[bool],
+) -> tuple[list[Tensor | None], bool]:  # fmt: skip
+    """Gradients of the plain terms; whether that of the source was begun with one of them."""
+    found: list[Tensor | None] = []
+    begun = False
+    for other, share, wanted in zip(others, shares, needed, strict=True):
+        if wanted and not begun and to_source is not None and _at(other) == _at(source):
+            torch.mul(g, share, out=to_source)
+            found.append(None)
+            begun = True
+        else:
+            found.append(g * share if wanted else None)
+    return found, begun
+
+
+_Values = tuple[Tensor, tuple[int | None, int | None], float]
+
+
+def _terms(
+    ends: Sequence[_Passed], others: Sequence[Tensor], shares: Sequence[float]
+) -> list[_Values]:
+    """(values, affine map, weight) of each term of a sum."""
+    values = [
+        *((end.y, end.affine()) for end in ends),
+        *((other, (None, None)) for other in others),
+    ]
+    return [(value, affine, share) for (value, affine), share in zip(values, shares, strict=True)]
+
+
+def _weighted_sum(terms: Sequence[_Values]) -> Tensor:
+    like = terms[0][0]
+    out = torch.empty_like(like, memory_format=torch.channels_last)
+    loaded().weighted_sum(_array(terms), ctypes.c_int64(len(terms)), address(out), *_extent(like))
+    return out
+
+
+def _products(g: Tensor, terms: Sequence[_Values]) -> tuple[Tensor, Tensor]:
+    """(1 + terms, C) float64 sums over all pixels, of g and of g times each term's values; and
+    (terms,) of g times each term, which are the gradients of their weights."""
+    moments = torch.empty(1 + len(terms), g.shape[1], dtype=torch.float64)
+    of_terms = torch.empty(len(terms))
+    loaded().weighted_sum_products(
+        address(g), _array(terms), ctypes.c_int64(len(terms)), address(moments),
+        ctypes.c_void_p(moments.data_ptr() + 8 * g.shape[1]), address(of_terms), *_extent(g),
+    )  # fmt: skip
+    return moments, of_terms
+
+
+def _array(terms: Sequence[_Values]) -> ctypes.Array[_Term]:
+    return (_Term * len(terms))(*(_Term(_at(value), a, b, w) for value, (a, b), w in terms))
+
+
+def _extent(x: Tensor) -> tuple[ctypes.c_int64, ...]:
+    images, channels, height, width = x.shape
+    return tuple(map(ctypes.c_int64, (images, height * width, channels, torch.get_num_threads())))
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _shape(unit: Unit, x: Tensor) -> _Shape:
+    images, channels, height, width = x.shape
+    return _Shape(
+        images, height, width, channels, unit.pointwise.out_channels, *unit.output_size(x),
+        unit.depthwise.kernel_size[0], unit.depthwise.stride[0], unit.depthwise.dilation[0],
+    )  # fmt: skip
