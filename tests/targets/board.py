@@ -16,7 +16,7 @@ from targets.box import wait_until
 
 from nasdeploy.device_agent.ssh import SshDevice
 
-_BOOT_S = 90.0
+_BOOT_S = 300.0
 NEEDS = ("qemu-system-aarch64", "mmdebstrap", "cpio", "ssh-keygen", "setpriv")
 """The programs that it takes."""
 
