@@ -99,10 +99,15 @@ class Relaxation:
     def _weights(self, decision: int) -> Tensor:
         """(choices,) of the candidates of a decision; the weight of its edge is in them."""
         weights = self.alphas[decision].softmax(0)
-        if self.betas and decision in self._edges:
-            number, index = self._edges[decision]
-            weights = weights * self.betas[number].softmax(0)[index]
-        return weights
+        of_edge = self.edge_weight(decision)
+        return weights if of_edge is None else weights * of_edge
+
+    def edge_weight(self, decision: int) -> Tensor | None:
+        """Of the edge that a decision is about, a scalar; None if edges have none."""
+        if not self.betas or decision not in self._edges:
+            return None
+        number, index = self._edges[decision]
+        return self.betas[number].softmax(0)[index]
 
     def _joined(self, node: Node, edges: Sequence[Tensor]) -> Tensor:
         assert node.join is not None

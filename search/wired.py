@@ -127,7 +127,9 @@ class PartialChoice(Choice):
 
     PC-DARTS (Xu et al., ICLR 2020, arXiv:1907.05737), section 3.2 and equation 2: the candidates
     have 1/K of the channels; at stride 2 a max pool halves what passes by. The channels are then
-    shuffled, so that the next operator sees others. ``none`` is zero on its part only.
+    shuffled, so that the next operator sees others. ``none`` is zero on its part only. The weight
+    that a mixing gives the edge (equation 3) is one of all channels: a mixing with edge weights has
+    them in those of the candidates, and says for what passes by.
     """
 
     def __init__(
@@ -144,6 +146,10 @@ class PartialChoice(Choice):
         rest = x[:, part:]
         if rest.shape[2:] != chosen.shape[2:]:
             rest = functional.max_pool2d(rest, 2, 2, ceil_mode=True)
+        weigh = getattr(self.mixing, "edge_weight", None)
+        weight = None if weigh is None else weigh(self.decision)
+        if weight is not None:
+            rest = weight * rest
         return _shuffled(torch.cat([chosen, rest], dim=1), self.partial)
 
 

@@ -75,7 +75,21 @@ def test_the_edges_into_a_node_are_weighed_and_the_weights_add_up_to_one() -> No
         relaxation.alphas[4].copy_(torch.tensor([0.0, 1.0, 0.0, 0.0]))
     candidates = [nn.Identity() for _ in range(4)]
     of_edge = torch.tensor([0.0, 2.0, -1.0]).softmax(0)[1]
-    assert float(relaxation(4, candidates, torch.tensor(3.0))) == pytest.approx(3 * float(of_edge))
+    mixed = relaxation(4, candidates, torch.tensor(3.0)).detach()
+    assert float(mixed) == pytest.approx(3 * float(of_edge))
+
+
+def test_the_weight_of_an_edge_is_one_of_the_channels_that_pass_by_too() -> None:
+    """Equation 3: the edges' outputs are weighed whole."""
+    strategy = small_strategy("pc-darts", CELL)
+    assert isinstance(strategy, PcDarts)
+    relaxation = strategy.relaxation
+    with torch.no_grad():
+        relaxation.betas[1].copy_(torch.tensor([0.0, 2.0, -1.0]))
+    edge = PartialChoice(4, [nn.Identity() for _ in range(4)], relaxation, 4)
+    x = torch.randn(2, 8, 5, 5)
+    of_edge = torch.tensor([0.0, 2.0, -1.0]).softmax(0)[1]
+    assert torch.allclose(edge(x), of_edge * functional.channel_shuffle(x, 4), atol=1e-6)
 
 
 def test_betas_are_learned_and_decide_together_with_the_alphas() -> None:
