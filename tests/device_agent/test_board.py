@@ -60,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tupl
                 target="arm64",
                 calibration=make_calibration([exportable.images(16, seed=1)[0]]),
             )
-            images = exportable.images(4, seed=2)[0].numpy()
+            images = exportable.images(8, seed=2)[0].numpy()
             made[runtime, precision] = path, to_layout(images, artifact.inputs[0])
         return made[runtime, precision]
 
