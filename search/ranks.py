@@ -8,7 +8,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 _NODES = 9
-_LEAST_GAP = 0.1  # of the median one, below which no difference is made of it
+_LEAST_GAP = 0.2  # of the median one, below which no difference is made of it
 
 
 class Quantiles:

@@ -68,6 +68,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 def shorter(name: str) -> dict[str, Any]:
     """Settings for two steps on a supernet that is trained already."""
     most = {"trials": 2 * _PROPOSING["trials_per_step"], "search_epochs": 2}
+    name, _ = VARIANTS.get(name, (name, {}))
     return {key: value for key, value in most.items() if key in QUICK[name]}
 
 

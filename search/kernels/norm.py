@@ -38,15 +38,18 @@ class BatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` in everything but the time that it takes in training."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.activated(input, None)
+        return norm_of(input, self, None) if self._fast(input) else super().forward(input)
 
     def activated(self, x: Tensor, activation: nn.Module | None) -> Tensor:
         """Batch norm, then ReLU, ReLU6 or nothing."""
-        # in eval mode first: tracing for an export must see the stock modules alone
-        if self.training and serves(x) and x.numel() > x.shape[1]:
+        if self._fast(x):
             return norm_of(x, self, _range(activation))
-        y = super().forward(x)
-        return y if activation is None else cast(Tensor, activation(y))
+        y = self(x)  # called, since hooks count what passes
+        return cast(Tensor, y if activation is None else activation(y))
+
+    def _fast(self, x: Tensor) -> bool:
+        # in eval mode first: tracing for an export must see the stock modules alone
+        return self.training and serves(x) and x.numel() > x.shape[1]
 
 
 def norm_of(x: Tensor, norm: nn.BatchNorm2d, bounds: tuple[float, float] | None) -> Tensor:

@@ -7,8 +7,10 @@ well-suited to parallelize optimization" (2010), section 4: within a batch the m
 own prediction. The process is in `search/gaussian_process.py`.
 
 Where we differ: the model sees the logarithm of what a value lacks to the best, since networks that
-learn nothing would else stretch the scale on which the good ones are told apart. A
-small space is looked at whole. Of a front the model sees the values; costs are known and only the
+learn nothing would else stretch the scale on which the good ones are told apart. While nothing
+better is found it sees ranks, which look less closely at the best, and is believed to be less
+certain than it says, the longer the less: else a search can stay beside the second best. A small
+space is looked at whole. Of a front the model sees the values; costs are known and only the
 metric is uncertain, so that the expected gain of hypervolume needs no sampling
 (`search/front_gain.py`).
 """
@@ -28,7 +30,7 @@ from nasdeploy.search.goal import Goal
 from nasdeploy.search.hypervolume import front_layers
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.pool import Pool
-from nasdeploy.search.ranks import Gaps, Scaled, levels
+from nasdeploy.search.ranks import Gaps, Quantiles, Scaled, levels
 from nasdeploy.search.scalarise import Chebyshev
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.strategies.proposer import Proposer, SamplerSettings, at_least_one
@@ -36,6 +38,9 @@ from nasdeploy.search.strategies.proposer import Proposer, SamplerSettings, at_l
 FloatArray = npt.NDArray[np.float64]
 _NEAR = 10  # of the best, whose mutations are looked at in a large space
 _MOST = 400  # observations in the model: the best half, and the latest
+
+_STALE = 5  # proposals without a better one
+_LESS_CERTAIN = 20  # more of them, until deviations count double
 
 _LEAST_DEVIATION = 1e-12
 
@@ -77,7 +82,9 @@ class Bayesian(Proposer):
         values = self._values()
         kept = self._kept(values)
         scale = Scaled(values[kept])
-        normal = scale.normal if self.goal.several else Gaps(values[kept]).normal
+        stale = max(0, len(values) - 1 - int(values.argmax()) - _STALE + 1)
+        single = (Quantiles if stale else Gaps)(values[kept])
+        normal = scale.normal if self.goal.several else single.normal
         observed = one_hot([self.known[index].arch for index in kept], self._pool.choices)
         self._fit(observed, normal)
         model = GaussianProcess(self._kernel, observed, normal)
@@ -88,7 +95,8 @@ class Bayesian(Proposer):
             believed = scale.values(model.values[len(kept) :])
             gain = self._front_gain(archs, levels(scale, mean, deviation), pending, believed)
         else:
-            gain = expected_improvement(mean, deviation, float(normal.max()))
+            wider = deviation * (1 + max(0, stale - 1) / _LESS_CERTAIN)
+            gain = expected_improvement(mean, wider, float(normal.max()))
         gain = gain * self.bounds.probability(archs)
         if not gain.max() > 0:  # nothing is expected of any: take the one that is known least
             gain = deviation

@@ -292,11 +292,12 @@ def test_what_the_derived_network_loses_is_complained_of_beyond_its_limit() -> N
 def test_the_gap_is_what_counts_of_the_mixture_less_that_of_the_derived_network() -> None:
     strategy = darts_on(CELL, gap_batches=2)
     gap = strategy.step()[0].metrics["gap"]
-    images = list(Blobs().batches("valid", 0))[:2]
+    data = Blobs(batches_each=2)
+    images = list(data.batches("valid", 0))[:2]
     with strategy.supernet.mixed_by(strategy.relaxation):
         mixture = evaluate(strategy.supernet, images, TASK)["accuracy"]
     network = strategy.supernet.extract(strategy.candidates(1)[0])
-    recalibrate_batch_norm(network, Blobs().batches("weights", 0), limit=4)
+    recalibrate_batch_norm(network, data.batches("weights", 0), limit=4)
     assert gap == pytest.approx(mixture - evaluate(network, images, TASK)["accuracy"])
 
 

@@ -209,7 +209,7 @@ def test_an_overwhelming_weight_on_latency_ends_at_the_fastest_network(
 
 def test_reinforce_with_an_overwhelming_weight_on_latency_expects_less_of_it() -> None:
     strategy = small_strategy(
-        "proxyless-reinforce", share=1.0, latency_term="add", latency_weight=30.0, search_epochs=12
+        "proxyless-reinforce", share=1.0, latency_term="add", latency_weight=30.0, search_epochs=24
     )
     low = milliseconds(small_space()).range().low
     expected = [trial.metrics["expected_latency_ms"] for trial in run_to_the_end(strategy)]
