@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nasdeploy.search.latency_term import JointSettings, LatencyTerm
+from nasdeploy.search.joint import JointSettings
+from nasdeploy.search.latency_term import LatencyTerm
 from nasdeploy.search.space import Arch
 from nasdeploy.search.supernet import SinglePath, Supernet
 from nasdeploy.search.supernet_training import finite, require

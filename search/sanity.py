@@ -17,7 +17,6 @@ from random import Random
 from nasdeploy.search.admissible import draw_within, nearest_within
 from nasdeploy.search.data import SearchData
 from nasdeploy.search.evaluators.training import trained_alone
-from nasdeploy.search.latency_term import JointSettings
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.space import Arch, Deployment, SearchSpace
 from nasdeploy.search.strategy import Evaluator, Request, Trial
@@ -58,7 +57,7 @@ class Agreement:
 
 
 class SanityCheck:
-    """Ranks ``sanity_archs`` architectures twice; nothing where that is 0.
+    """Ranks so many architectures twice; nothing where that is 0.
 
     Args:
         shared: Scores with the supernet's weights.
@@ -75,15 +74,16 @@ class SanityCheck:
         data: SearchData,
         bounds: Bounds,
         seed: int,
-        settings: JointSettings,
+        archs: int,
+        epochs: int,
     ) -> None:
         self.space, self.shared, self.task = space, shared, task
         self.deployment, self.data, self.bounds = deployment, data, bounds
-        self.seed, self.settings = seed, settings
+        self.seed, self.archs, self.epochs = seed, archs, epochs
 
     def at_the_end(self, trials: list[Trial]) -> tuple[list[Trial], str]:
         """The trials of the last step, the last of them with what was found; and that in words."""
-        if not self.settings.sanity_archs or not trials:
+        if not self.archs or not trials:
             return trials, ""
         found = self.agreement()
         metrics = {
@@ -118,7 +118,7 @@ class SanityCheck:
                 task=self.task,
                 deployment=self.deployment,
                 data=self.data,
-                epochs=self.settings.sanity_epochs,
+                epochs=self.epochs,
                 seed=request.seed,
             )
             if not isinstance(score, str) and not isinstance(alone, str):
@@ -129,7 +129,7 @@ class SanityCheck:
         """Different architectures within the bounds; fewer where there are fewer."""
         rng = Random(derived_seed(self.seed, "sanity"))
         drawn: list[Arch] = []
-        while len(drawn) < self.settings.sanity_archs:
+        while len(drawn) < self.archs:
             arch = draw_within(
                 lambda: self.space.sample(rng), self.bounds, tries=_TRIES, exclude=drawn
             ) or nearest_within(self.space, self.bounds, rng, exclude=drawn)

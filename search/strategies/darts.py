@@ -24,32 +24,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
-from nasdeploy.latency_tables.optimum import check_limits
 from nasdeploy.search.bilevel import InnerStep, unrolled_gradients
 from nasdeploy.search.collapse import Signs, SkipCounter, relative_entropy
-from nasdeploy.search.data import SearchData
-from nasdeploy.search.evaluators.supernet import SupernetEvaluator
-from nasdeploy.search.latency_term import JointSettings, LatencyTerm
-from nasdeploy.search.objective import Bounds
+from nasdeploy.search.joint import Batch, Given, JointSearch, JointSettings, Phase
 from nasdeploy.search.relaxation import Relaxation, keep_affine_fixed
-from nasdeploy.search.sanity import SanityCheck
-from nasdeploy.search.space import Arch, Deployment, SearchSpace
-from nasdeploy.search.strategy import Request, Trial
+from nasdeploy.search.space import Arch, SearchSpace
+from nasdeploy.search.strategy import Trial
 from nasdeploy.search.supernet import statistics_kept
-from nasdeploy.search.supernet_training import SupernetTrainer, finite, require
-from nasdeploy.search.task import Task, evaluate
+from nasdeploy.search.supernet_training import finite, require
+from nasdeploy.search.task import evaluate
 from nasdeploy.seeds import derived_seed
 
 _log = logging.getLogger(__name__)
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +87,10 @@ class DartsSettings(JointSettings):
         require("above 0 and at most 1", limits, lambda value: 0 < value <= 1)
 
 
-class Darts:
+D = TypeVar("D", bound=DartsSettings)
+
+
+class Darts(JointSearch[D]):
     """A `Strategy`; a step is an epoch.
 
     Args:
@@ -105,39 +101,16 @@ class Darts:
         self,
         space: SearchSpace,
         *,
-        task: Task,
-        train_deployment: Deployment,
-        data: SearchData,
-        bounds: Bounds,
-        seed: int,
-        settings: DartsSettings,
-        supernet_weights: Mapping[str, Tensor] | None = None,
+        settings: D,
         partial: int = 1,
         edge_weights: bool = False,
+        **given: Unpack[Given],
     ) -> None:
-        check_limits(bounds.limits())
-        self.bounds, self.task, self.data = bounds, task, data
-        self.seed, self.settings = seed, settings
-        self._latency = LatencyTerm(settings, bounds)
-        self._warmup_epochs = 0 if supernet_weights is not None else settings.warmup_epochs
-        self._trainer = SupernetTrainer(
-            space,
-            task=task,
-            deployment=train_deployment,
-            data=data,
-            settings=settings,
-            epochs=self._warmup_epochs + settings.search_epochs,
-            seed=seed,
-            weights=supernet_weights,
-            nesterov=False,
-            partial=partial,
-        )
-        self.supernet = self._trainer.supernet
+        super().__init__(space, settings, given, nesterov=False, partial=partial)
         keep_affine_fixed(self.supernet)
         self._weights = [p for p in self.supernet.parameters() if p.requires_grad]
         self._skips = SkipCounter(self.supernet)
-        self._evaluator = SupernetEvaluator(self.supernet, task=task, data=data, settings=settings)
-        generator = torch.Generator().manual_seed(derived_seed(seed, "alphas"))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "alphas"))
         self.relaxation = Relaxation(
             self.supernet, space.decisions, generator=generator, device=self._trainer.device,
             edge_weights=edge_weights,
@@ -148,82 +121,26 @@ class Darts:
             betas=(0.5, 0.999),
             weight_decay=settings.arch_weight_decay,
         )
-        self._sanity = SanityCheck(
-            space, self._evaluator, task=task, deployment=train_deployment, data=data,
-            bounds=bounds, seed=seed, settings=settings,
-        )  # fmt: skip
-        self._epoch = 0
         self._stopped = False
         self._healthy: list[Tensor] | None = None
-        self._progress = "not started"
 
     @property
     def finished(self) -> bool:
-        return self._stopped or self._epoch >= self._trainer.epochs
-
-    @property
-    def total_steps(self) -> int:
-        return self._trainer.epochs
-
-    @property
-    def progress(self) -> str:
-        return self._progress
-
-    def step(self) -> list[Trial]:
-        """One epoch; the trial is the architecture that the search would end with now."""
-        if self.finished:
-            return []
-        epoch, phase = self._epoch, "warmup" if self._epoch < self._warmup_epochs else "search"
-        self._trainer.start_epoch(epoch)
-        with self.supernet.mixed_by(self.relaxation):
-            losses = self._warm_up(epoch) if phase == "warmup" else self._search(epoch)
-        self._epoch += 1
-        trial, complaints = self._current(epoch, phase)
-        loss = sum(losses) / max(len(losses), 1)
-        scored = f"{self.task.metric} {trial.metrics.get(self.task.metric, math.nan):.3f}"
-        self._progress = f"{phase} {self._epoch}/{self._trainer.epochs}: loss {loss:.3f}, {scored}"
-        if phase == "search":
-            self._guard(complaints)
-        if not self.finished:
-            return [trial]
-        trials, found = self._sanity.at_the_end([trial])
-        self._progress += found
-        return trials
-
-    def _guard(self, complaints: list[str]) -> None:
-        """Warn of a collapse, and end the search before it where that is asked for."""
-        parameters = self.relaxation.parameters()
-        if not complaints:
-            self._healthy = [parameter.detach().clone() for parameter in parameters]
-            return
-        self._progress += f"; collapsing: {', '.join(complaints)}"
-        if not self.settings.stop_on_collapse:
-            _log.warning("%s. See stop_on_collapse.", self._progress)
-            return
-        self._stopped = True
-        self._progress += "; stopped"
-        _log.warning("%s, with the alphas of the last epoch before it.", self._progress)
-        if self._healthy is not None:
-            with torch.no_grad():
-                for parameter, saved in zip(parameters, self._healthy, strict=True):
-                    parameter.copy_(saved)
+        return self._stopped or super().finished
 
     def _warm_up(self, epoch: int) -> list[float]:
-        return [
-            self._weight_step(x, y, epoch, number)
-            for number, (x, y) in enumerate(self._trainer.batches("weights", epoch))
-        ]
+        with self.supernet.mixed_by(self.relaxation):
+            return [
+                self._weight_step(x, y, epoch, number)
+                for number, (x, y) in enumerate(self._trainer.batches("weights", epoch))
+            ]
 
     def _search(self, epoch: int) -> list[float]:
-        halves = zip(
-            self._trainer.batches("weights", epoch),
-            self._trainer.batches("arch", epoch),
-            strict=False,
-        )
         losses = []
-        for number, ((x, y), valid) in enumerate(halves):
-            self._arch_step((x, y), valid, epoch, number)
-            losses.append(self._weight_step(x, y, epoch, number))
+        with self.supernet.mixed_by(self.relaxation):
+            for number, ((x, y), valid) in enumerate(self._halves(epoch)):
+                self._arch_step((x, y), valid, epoch, number)
+                losses.append(self._weight_step(x, y, epoch, number))
         return losses
 
     def _weight_step(self, x: Tensor, y: Tensor, epoch: int, number: int) -> float:
@@ -269,34 +186,53 @@ class Darts:
 
     def _arch_loss(self, x: Tensor, y: Tensor) -> Tensor:
         loss = self.task.loss(self.supernet(x), y)
-        return self._latency.with_loss(loss, self.relaxation.probabilities())
+        return self.latency.with_loss(loss, self.relaxation.probabilities())
 
-    def _current(self, epoch: int, phase: str) -> tuple[Trial, list[str]]:
-        """The architecture that the search would end with now, and what speaks of a collapse."""
-        best = self.candidates(1)
-        if not best:
-            check_limits(self.bounds.limits())
-        arch = best[0]
-        ((_, scored),) = self._evaluator([Request(epoch, arch, self.seed)])
-        if isinstance(scored, str):
-            return Trial(epoch, arch, failure=scored, phase=phase), []
+    def _scored(self, epoch: int, phase: Phase) -> tuple[list[Trial], str]:
+        """The architecture that the search would end with now, and whether it has collapsed."""
         with torch.no_grad():
             probabilities = self.relaxation.probabilities()
         entropy = relative_entropy(probabilities, self.relaxation.possible)
-        signs = Signs(self._skips.share(arch), entropy, self._gap(arch))
-        complaints = signs.complaints(
-            max_skip_share=self.settings.max_skip_share, max_gap=self.settings.max_gap
-        )
-        metrics = {
-            **scored,
-            **self.bounds.known(arch),
-            **self._latency.expected(probabilities),
-            "skip_share": signs.skip_share,
-            "relative_entropy": signs.entropy,
-            "gap": signs.gap,
-            "collapsed": float(bool(complaints)),
-        }
-        return Trial(epoch, arch, metrics, phase=phase), complaints
+        complaints: list[str] = []
+
+        def signs(arch: Arch) -> dict[str, float]:
+            seen = Signs(self._skips.share(arch), entropy, self._gap(arch))
+            limits = self.settings.max_skip_share, self.settings.max_gap
+            complaints.extend(seen.complaints(max_skip_share=limits[0], max_gap=limits[1]))
+            return {
+                "skip_share": seen.skip_share,
+                "relative_entropy": seen.entropy,
+                "gap": seen.gap,
+                "collapsed": float(bool(complaints)),
+            }
+
+        trial = self._found_now(epoch, phase, probabilities, signs)
+        metric = self.task.metric
+        said = f"{metric} {trial.metrics.get(metric, math.nan):.3f}"
+        return [trial], said + (self._guard(complaints) if phase == "search" else "")
+
+    def _guard(self, complaints: list[str]) -> str:
+        """Warn of a collapse, and end the search before it where that is asked for."""
+        parameters = self.relaxation.parameters()
+        if not complaints:
+            self._healthy = [parameter.detach().clone() for parameter in parameters]
+            return ""
+        text = f"collapsing: {', '.join(complaints)}"
+        if not self.settings.stop_on_collapse:
+            _log.warning("Epoch %d, %s. See stop_on_collapse.", self._epoch, text)
+            return f"; {text}"
+        self._stopped = True
+        if self._healthy is None:
+            _log.warning("Epoch %d, %s: stopped.", self._epoch, text)
+        else:
+            _log.warning(
+                "Epoch %d, %s: stopped, with the alphas of the last epoch before it.",
+                self._epoch, text,
+            )  # fmt: skip
+            with torch.no_grad():
+                for parameter, saved in zip(parameters, self._healthy, strict=True):
+                    parameter.copy_(saved)
+        return f"; {text}; stopped"
 
     def _gap(self, arch: Arch) -> float:
         """What the derived network loses of what counts against the mixture."""
@@ -310,33 +246,21 @@ class Darts:
         """The architectures with the highest weights within every bound."""
         return self.relaxation.best(self.bounds.limits(), n, exclude=exclude)
 
-    def supernet_weights(self) -> dict[str, Tensor]:
-        """The trained supernet, for another search of the same space and shape."""
-        return self.supernet.state_dict()
-
     def state_dict(self) -> dict[str, Any]:
         return {
-            "trainer": self._trainer.state_dict(),
+            **super().state_dict(),
             "relaxation": [parameter.detach() for parameter in self.relaxation.parameters()],
             "optimizer": self._optimizer.state_dict(),
-            "epoch": self._epoch,
-            "warmup_epochs": self._warmup_epochs,
             "stopped": self._stopped,
             "healthy": self._healthy,
-            "progress": self._progress,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._trainer.load_state_dict(state["trainer"])
+        super().load_state_dict(state)
         with torch.no_grad():
             for parameter, saved in zip(
                 self.relaxation.parameters(), state["relaxation"], strict=True
             ):
                 parameter.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
-        self._epoch = state["epoch"]
-        # a search that was handed a trained supernet resumes without being handed it again
-        self._warmup_epochs = state["warmup_epochs"]
-        self._trainer.epochs = self._warmup_epochs + self.settings.search_epochs
         self._stopped, self._healthy = state["stopped"], state["healthy"]
-        self._progress = state["progress"]

@@ -22,27 +22,21 @@ Where we differ from the paper and its code:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from nasdeploy.latency_tables.optimum import best_within, check_limits
+from nasdeploy.latency_tables.optimum import best_within
 from nasdeploy.search.controller import Controller
-from nasdeploy.search.data import SearchData
-from nasdeploy.search.evaluators.supernet import SupernetEvaluator
-from nasdeploy.search.latency_term import LatencyTerm
-from nasdeploy.search.objective import Bounds
+from nasdeploy.search.joint import Given, JointSearch, Phase
 from nasdeploy.search.reinforce import PathRewards, PolicyGradient, ReinforceSettings
-from nasdeploy.search.sanity import SanityCheck
-from nasdeploy.search.space import Arch, Deployment, SearchSpace
+from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.strategy import Request, Trial
-from nasdeploy.search.supernet_training import SupernetTrainer, require
-from nasdeploy.search.task import Task
+from nasdeploy.search.supernet_training import require
 from nasdeploy.seeds import derived_seed
 
 _DRAWS = 256  # from which the policy's preferences are counted
@@ -84,50 +78,16 @@ class EnasSettings(ReinforceSettings):
         return {name: getattr(self, name) for name in names}
 
 
-class Enas:
+class Enas(JointSearch[EnasSettings]):
     """A `Strategy`; a step is an epoch of the weights, a pass of the controller, a few trials."""
 
     def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        task: Task,
-        train_deployment: Deployment,
-        data: SearchData,
-        bounds: Bounds,
-        seed: int,
-        settings: EnasSettings,
-        supernet_weights: Mapping[str, Tensor] | None = None,
+        self, space: SearchSpace, *, settings: EnasSettings, **given: Unpack[Given]
     ) -> None:
-        check_limits(bounds.limits())
-        self.space, self.task, self.bounds = space, task, bounds
-        self.seed, self.settings = seed, settings
-        self._warmup_epochs = 0 if supernet_weights is not None else settings.warmup_epochs
-        self._trainer = SupernetTrainer(
-            space,
-            task=task,
-            deployment=train_deployment,
-            data=data,
-            settings=settings,
-            epochs=self._warmup_epochs + settings.search_epochs,
-            seed=seed,
-            weights=supernet_weights,
-        )
-        supernet = self._trainer.supernet
-        self._evaluator = SupernetEvaluator(supernet, task=task, data=data, settings=settings)
-        self._sanity = SanityCheck(
-            space,
-            self._evaluator,
-            task=task,
-            deployment=train_deployment,
-            data=data,
-            bounds=bounds,
-            seed=seed,
-            settings=settings,
-        )
+        super().__init__(space, settings, given)
         # small enough that it is quickest on the CPU, wherever the supernet is
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(seed, "controller"))
+            torch.manual_seed(derived_seed(self.seed, "controller"))
             self.controller = Controller(
                 space.decisions,
                 hidden=settings.hidden,
@@ -138,62 +98,36 @@ class Enas:
         self._policy = PolicyGradient(
             draw=lambda: self._draw(1)[0],
             log_prob=self.controller.log_prob,
-            reward=PathRewards(supernet, task, LatencyTerm(settings, bounds)),
+            reward=PathRewards(self.supernet, self.task, self.latency),
             optimizer=self._optimizer,
             settings=settings,
             rate="controller_lr",
             entropy_weight=settings.entropy_weight,
         )
-        self._rng = Random(seed)
-        self._draws = torch.Generator().manual_seed(derived_seed(seed, "draws"))
-        self._epoch = self._trials = 0
-        self._scored: dict[Arch, tuple[int, float]] = {}  # the epoch of the score, the score
-        self._progress = "not started"
+        self._rng = Random(self.seed)
+        self._draws = torch.Generator().manual_seed(derived_seed(self.seed, "draws"))
+        self._trials = 0
+        self._scores: dict[Arch, tuple[int, float]] = {}  # the epoch of the score, the score
+        self._reward: float | None = None  # mean of the last pass of the controller
 
-    @property
-    def finished(self) -> bool:
-        return self._epoch >= self._trainer.epochs
-
-    @property
-    def total_steps(self) -> int:
-        return self._trainer.epochs
-
-    @property
-    def progress(self) -> str:
-        return self._progress
-
-    def step(self) -> list[Trial]:
-        if self.finished:
-            return []
-        epoch, is_warmup = self._epoch, self._epoch < self._warmup_epochs
-        phase = "warmup" if is_warmup else "search"
-        self._trainer.start_epoch(epoch)
-        loss = self._train_weights(epoch, evenly=is_warmup)
-        reward = None if is_warmup else self._train_controller(epoch)
-        self._epoch += 1
-        trials, found = self._score(self._to_score(), phase), ""
-        if self.finished:
-            trials, found = self._sanity.at_the_end(trials)
-        best = max((score for of, score in self._scored.values() if of == epoch), default=math.nan)
-        rewarded = "" if reward is None else f", reward {reward:.3f}"
-        self._progress = (
-            f"{phase} {self._epoch}/{self._trainer.epochs}: loss {loss:.3f}{rewarded}, "
-            f"best {self.task.metric} {best:.3f}{found}"
-        )
-        return trials
-
-    def _train_weights(self, epoch: int, *, evenly: bool) -> float:
-        losses = []
+    def _warm_up(self, epoch: int) -> Iterator[float]:
         for number, (x, y) in enumerate(self._trainer.batches("weights", epoch)):
-            arch = self.space.sample(self._rng) if evenly else self._draw(1)[0]
-            losses.append(self._trainer.step(arch, x, y, epoch=epoch, number=number))
-        return sum(losses) / max(len(losses), 1)
+            arch = self.space.sample(self._rng)
+            yield self._trainer.step(arch, x, y, epoch=epoch, number=number)
 
-    def _train_controller(self, epoch: int) -> float:
-        """A pass over the half that chooses; the mean reward."""
+    def _search(self, epoch: int) -> Iterator[float]:
+        """The weights on paths that the controller draws, then a pass of the controller."""
+        for number, (x, y) in enumerate(self._trainer.batches("weights", epoch)):
+            yield self._trainer.step(self._draw(1)[0], x, y, epoch=epoch, number=number)
         for number, (x, y) in enumerate(self._trainer.batches("arch", epoch)):
             self._policy.step(x, y, epoch=epoch, number=number)
-        return self._policy.end_epoch(epoch)
+        self._reward = self._policy.end_epoch(epoch)
+
+    def _scored(self, epoch: int, phase: Phase) -> tuple[list[Trial], str]:
+        trials = self._score(self._to_score(), phase)
+        best = max((score for of, score in self._scores.values() if of == epoch), default=math.nan)
+        rewarded = "" if phase == "warmup" else f"reward {self._reward:.3f}, "
+        return trials, f"{rewarded}best {self.task.metric} {best:.3f}"
 
     def _draw(self, n: int) -> list[Arch]:
         archs = self.controller.sample(n, self._draws).archs
@@ -202,7 +136,7 @@ class Enas:
     def _to_score(self) -> list[Arch]:
         """The best so far, and new ones from the controller, all within the bounds."""
         wanted = self.settings.final_trials if self.finished else self.settings.trials_per_epoch
-        archs = self._best(max(1, wanted // 4)) if self._scored else []
+        archs = self._best(max(1, wanted // 4)) if self._scores else []
         drawn = [arch for arch in dict.fromkeys(self._draw(16 * wanted)) if arch not in archs]
         if drawn:
             admitted = self.bounds.admits(drawn)
@@ -222,7 +156,7 @@ class Enas:
     def _trial(self, request: Request, scored: Mapping[str, float] | str, phase: str) -> Trial:
         if isinstance(scored, str):
             return Trial(request.number, request.arch, failure=scored, phase=phase)
-        self._scored[request.arch] = (self._epoch - 1, scored[self.task.metric])
+        self._scores[request.arch] = (self._epoch - 1, scored[self.task.metric])
         with torch.no_grad():
             drawn = self.controller.log_prob([request.arch])
         metrics = {
@@ -243,13 +177,13 @@ class Enas:
         return best + self._likely(n - len(best), exclude=exclude.union(best))
 
     def _best(self, n: int, *, exclude: frozenset[Arch] = frozenset()) -> list[Arch]:
-        scored = [arch for arch in self._scored if arch not in exclude]
+        scored = [arch for arch in self._scores if arch not in exclude]
         if not scored:
             return []
         admitted = self.bounds.admits(scored)
         scored = [arch for arch, held in zip(scored, admitted, strict=True) if held]
         # scores of different weights do not compare; the sort is stable
-        return sorted(scored, key=lambda arch: self._scored[arch], reverse=True)[:n]
+        return sorted(scored, key=lambda arch: self._scores[arch], reverse=True)[:n]
 
     def _likely(self, n: int, *, exclude: frozenset[Arch]) -> list[Arch]:
         """Within the bounds, with the highest product of how often each choice is drawn."""
@@ -264,35 +198,24 @@ class Enas:
         ]
         return best_within(scores, self.bounds.limits(), n=n, exclude=exclude)
 
-    def supernet_weights(self) -> dict[str, Tensor]:
-        """The trained supernet, for another search of the same space and shape."""
-        return self._trainer.supernet.state_dict()
-
     def state_dict(self) -> dict[str, Any]:
         return {
-            "trainer": self._trainer.state_dict(),
+            **super().state_dict(),
             "controller": self.controller.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "baseline": self._policy.baseline.value,
             "rng": self._rng.getstate(),
             "draws": self._draws.get_state(),
-            "epoch": self._epoch,
             "trials": self._trials,
-            "scored": [[list(arch), *score] for arch, score in self._scored.items()],
-            "warmup_epochs": self._warmup_epochs,
-            "progress": self._progress,
+            "scored": [[list(arch), *score] for arch, score in self._scores.items()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._trainer.load_state_dict(state["trainer"])
+        super().load_state_dict(state)
         self.controller.load_state_dict(state["controller"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._policy.baseline.value = state["baseline"]
         self._rng.setstate(state["rng"])
         self._draws.set_state(state["draws"])
-        self._epoch, self._trials = state["epoch"], state["trials"]
-        self._scored = {tuple(arch): (epoch, score) for arch, epoch, score in state["scored"]}
-        # a search that was handed a trained supernet resumes without being handed it again
-        self._warmup_epochs = state["warmup_epochs"]
-        self._trainer.epochs = self._warmup_epochs + self.settings.search_epochs
-        self._progress = state["progress"]
+        self._trials = state["trials"]
+        self._scores = {tuple(arch): (epoch, score) for arch, epoch, score in state["scored"]}

@@ -17,17 +17,13 @@ Where we differ from the paper and its code, beyond what `strategies/darts.py` s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Unpack
 
-from torch import Tensor
-
-from nasdeploy.search.data import SearchData
-from nasdeploy.search.objective import Bounds
-from nasdeploy.search.space import Deployment, SearchSpace
+from nasdeploy.search.joint import Given
+from nasdeploy.search.space import SearchSpace
 from nasdeploy.search.strategies.darts import Darts, DartsSettings
 from nasdeploy.search.supernet_training import require
-from nasdeploy.search.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,30 +48,16 @@ class PcDartsSettings(DartsSettings):
         require("at least 1", channels, lambda value: value >= 1)
 
 
-class PcDarts(Darts):
+class PcDarts(Darts[PcDartsSettings]):
     """A `Strategy`; a step is an epoch."""
 
     def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        task: Task,
-        train_deployment: Deployment,
-        data: SearchData,
-        bounds: Bounds,
-        seed: int,
-        settings: PcDartsSettings,
-        supernet_weights: Mapping[str, Tensor] | None = None,
+        self, space: SearchSpace, *, settings: PcDartsSettings, **given: Unpack[Given]
     ) -> None:
         super().__init__(
             space,
-            task=task,
-            train_deployment=train_deployment,
-            data=data,
-            bounds=bounds,
-            seed=seed,
             settings=settings,
-            supernet_weights=supernet_weights,
             partial=settings.partial_channels,
             edge_weights=settings.edge_normalisation,
+            **given,
         )

@@ -23,26 +23,21 @@ Where we differ from the paper and its code:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
 from nasdeploy.errors import UnknownName
-from nasdeploy.latency_tables.optimum import best_within, check_limits
-from nasdeploy.search.data import SearchData
-from nasdeploy.search.evaluators.supernet import SupernetEvaluator
-from nasdeploy.search.latency_term import LatencyTerm
-from nasdeploy.search.objective import Bounds
+from nasdeploy.latency_tables.optimum import best_within
+from nasdeploy.search.joint import Given, JointSearch, Phase
 from nasdeploy.search.reinforce import Drawn, PathRewards, PolicyGradient, ReinforceSettings
-from nasdeploy.search.sanity import SanityCheck
-from nasdeploy.search.space import Arch, Deployment, SearchSpace
-from nasdeploy.search.strategy import Request, Trial
-from nasdeploy.search.supernet_training import SupernetTrainer, finite, require
-from nasdeploy.search.task import Task
+from nasdeploy.search.space import Arch, SearchSpace
+from nasdeploy.search.strategy import Trial
+from nasdeploy.search.supernet_training import finite, require
 
 ARCH_UPDATES = ("gradient", "reinforce")
 
@@ -154,97 +149,27 @@ class BinaryGates:
             alpha[pair] += old[pair].logsumexp(0) - alpha[pair].logsumexp(0)
 
 
-class Proxyless:
+class Proxyless(JointSearch[ProxylessSettings]):
     """A `Strategy`; a step is an epoch."""
 
     def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        task: Task,
-        train_deployment: Deployment,
-        data: SearchData,
-        bounds: Bounds,
-        seed: int,
-        settings: ProxylessSettings,
-        supernet_weights: Mapping[str, Tensor] | None = None,
+        self, space: SearchSpace, *, settings: ProxylessSettings, **given: Unpack[Given]
     ) -> None:
-        check_limits(bounds.limits())
-        self.bounds = bounds
-        self.task = task
-        self.seed = seed
-        self.settings = settings
-        self._latency = LatencyTerm(settings, bounds)
-        self._warmup_epochs = 0 if supernet_weights is not None else settings.warmup_epochs
-        self._trainer = SupernetTrainer(
-            space,
-            task=task,
-            deployment=train_deployment,
-            data=data,
-            settings=settings,
-            epochs=self._warmup_epochs + settings.search_epochs,
-            seed=seed,
-            weights=supernet_weights,
-        )
-        self._evaluator = SupernetEvaluator(
-            self._trainer.supernet, task=task, data=data, settings=settings
-        )
-        self._sanity = SanityCheck(
-            space,
-            self._evaluator,
-            task=task,
-            deployment=train_deployment,
-            data=data,
-            bounds=bounds,
-            seed=seed,
-            settings=settings,
-        )
+        super().__init__(space, settings, given)
         choices = [len(decision.choices) for decision in space.decisions]
         self.gates = BinaryGates(choices, self._trainer.device)
         self._optimizer = torch.optim.Adam(
             self.gates.alphas, lr=settings.arch_lr, betas=(0.0, 0.999)
         )
-        self._rng = Random(seed)
+        self._rng = Random(self.seed)
         self._policy = PolicyGradient(
             draw=lambda: self.gates.sample(self._rng),
             log_prob=self.gates.log_prob,
-            reward=PathRewards(self._trainer.supernet, task, self._latency),
+            reward=PathRewards(self.supernet, self.task, self.latency),
             optimizer=self._optimizer,
             settings=settings,
             rate="arch_lr",
         )
-        self._epoch = 0
-        self._progress = "not started"
-
-    @property
-    def finished(self) -> bool:
-        return self._epoch >= self._trainer.epochs
-
-    @property
-    def total_steps(self) -> int:
-        return self._trainer.epochs
-
-    @property
-    def progress(self) -> str:
-        return self._progress
-
-    def step(self) -> list[Trial]:
-        """One epoch; the trial is the architecture that the search would end with now."""
-        if self.finished:
-            return []
-        epoch, phase = self._epoch, "warmup" if self._epoch < self._warmup_epochs else "search"
-        self._trainer.start_epoch(epoch)
-        losses = self._warm_up(epoch) if phase == "warmup" else self._search(epoch)
-        self._epoch += 1
-        trial = self._current(epoch, phase)
-        loss = sum(losses) / max(len(losses), 1)
-        scored = f"{self.task.metric} {trial.metrics.get(self.task.metric, math.nan):.3f}"
-        self._progress = f"{phase} {self._epoch}/{self._trainer.epochs}: loss {loss:.3f}, {scored}"
-        if not self.finished:
-            return [trial]
-        trials, found = self._sanity.at_the_end([trial])
-        self._progress += found
-        return trials
 
     def _warm_up(self, epoch: int) -> list[float]:
         return [
@@ -253,13 +178,8 @@ class Proxyless:
         ]
 
     def _search(self, epoch: int) -> list[float]:
-        halves = zip(
-            self._trainer.batches("weights", epoch),
-            self._trainer.batches("arch", epoch),
-            strict=False,
-        )
         losses = []
-        for number, ((x, y), (arch_x, arch_y)) in enumerate(halves):
+        for number, ((x, y), (arch_x, arch_y)) in enumerate(self._halves(epoch)):
             arch = self.gates.sample(self._rng)
             losses.append(self._trainer.step(arch, x, y, epoch=epoch, number=number))
             if self.settings.arch_update == "reinforce":
@@ -271,14 +191,14 @@ class Proxyless:
         return losses
 
     def _gate_step(self, x: Tensor, y: Tensor, epoch: int, number: int) -> None:
-        supernet = self._trainer.supernet
+        supernet = self.supernet
         self.gates.draw(self._rng)
         self._optimizer.zero_grad(set_to_none=True)
         # gradients of the weights would cost as much again and are not used
         supernet.requires_grad_(False)
         with supernet.mixed_by(self.gates):
             loss = self.task.loss(supernet(x), y)
-        loss = self._latency.with_loss(loss, self.gates.probabilities())
+        loss = self.latency.with_loss(loss, self.gates.probabilities())
         finite(loss, "architecture", epoch, number, "arch_lr", self.settings)
         loss.backward()  # type: ignore[no-untyped-call]
         supernet.requires_grad_(True)
@@ -290,24 +210,17 @@ class Proxyless:
         total = torch.stack([alpha.detach().sum() for alpha in self.gates.alphas]).sum()
         finite(total, "architecture", epoch, number, "weight_lr", self.settings)
 
-    def _current(self, epoch: int, phase: str) -> Trial:
-        best = self.candidates(1)
-        if not best:
-            check_limits(self.bounds.limits())
-        arch = best[0]
-        ((_, scored),) = self._evaluator([Request(epoch, arch, self.seed)])
-        if isinstance(scored, str):
-            return Trial(epoch, arch, failure=scored, phase=phase)
-        with torch.no_grad():
-            logs = [alpha.log_softmax(0) for alpha in self.gates.alphas]
-            entropies = [float(-(log.exp() * log).sum()) for log in logs]
-        metrics = {
-            **scored,
-            **self.bounds.known(arch),
-            **self._latency.expected(self.gates.probabilities()),
-            "entropy": sum(entropies) / len(entropies),
-        }
-        return Trial(epoch, arch, metrics, phase=phase)
+    def _scored(self, epoch: int, phase: Phase) -> tuple[list[Trial], str]:
+        trial = self._found_now(epoch, phase, self.gates.probabilities(), self._entropy)
+        metric = self.task.metric
+        return [trial], f"{metric} {trial.metrics.get(metric, math.nan):.3f}"
+
+    @torch.no_grad()
+    def _entropy(self, arch: Arch) -> dict[str, float]:
+        """Mean over decisions, in nats."""
+        logs = [alpha.log_softmax(0) for alpha in self.gates.alphas]
+        entropies = [float(-(log.exp() * log).sum()) for log in logs]
+        return {"entropy": sum(entropies) / len(entropies)}
 
     def candidates(self, n: int, *, exclude: frozenset[Arch] = frozenset()) -> list[Arch]:
         """The most probable architectures within every bound."""
@@ -316,35 +229,23 @@ class Proxyless:
         ]
         return best_within(scores, self.bounds.limits(), n=n, exclude=exclude)
 
-    def supernet_weights(self) -> dict[str, Tensor]:
-        """The trained supernet, for another search of the same space and shape."""
-        return self._trainer.supernet.state_dict()
-
     def state_dict(self) -> dict[str, Any]:
         return {
-            "trainer": self._trainer.state_dict(),
+            **super().state_dict(),
             "alphas": [alpha.detach() for alpha in self.gates.alphas],
             "optimizer": self._optimizer.state_dict(),
             "baseline": self._policy.baseline.value,
             "rng": self._rng.getstate(),
-            "epoch": self._epoch,
-            "warmup_epochs": self._warmup_epochs,
-            "progress": self._progress,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._trainer.load_state_dict(state["trainer"])
+        super().load_state_dict(state)
         with torch.no_grad():
             for alpha, saved in zip(self.gates.alphas, state["alphas"], strict=True):
                 alpha.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
         self._policy.baseline.value = state["baseline"]
         self._rng.setstate(state["rng"])
-        self._epoch = state["epoch"]
-        # a search that was handed a trained supernet resumes without being handed it again
-        self._warmup_epochs = state["warmup_epochs"]
-        self._trainer.epochs = self._warmup_epochs + self.settings.search_epochs
-        self._progress = state["progress"]
 
 
 def _draw(weights: Sequence[float], rng: Random, *, without: int | None = None) -> int:

@@ -16,7 +16,7 @@ from nasdeploy.search.relaxation import Relaxation
 from nasdeploy.search.spaces import make_space
 from nasdeploy.search.spaces.darts import CELLS, NODES, OPERATORS, DartsSpace
 from nasdeploy.search.strategies import make_settings
-from nasdeploy.search.strategies.darts import Darts
+from nasdeploy.search.strategies.darts import Darts, DartsSettings
 from nasdeploy.search.supernet import SinglePath, Supernet, recalibrate_batch_norm
 from nasdeploy.search.task import Classification, evaluate
 from nasdeploy.search.wired_space import WiredSpace
@@ -44,7 +44,7 @@ def relaxed(space: WiredSpace, *, seed: int = 0, edge_weights: bool = False) -> 
     return relaxation
 
 
-def darts_on(space: WiredSpace, **changes: Any) -> Darts:
+def darts_on(space: WiredSpace, **changes: Any) -> Darts[DartsSettings]:
     strategy = small_strategy("darts", space, **changes)
     assert isinstance(strategy, Darts)
     return strategy
@@ -245,7 +245,7 @@ def test_a_space_whose_candidates_have_several_shapes_is_refused_in_one_line() -
         small_strategy("darts", space).step()
 
 
-def lean_to(strategy: Darts, operator: int) -> None:
+def lean_to(strategy: Darts[DartsSettings], operator: int) -> None:
     with torch.no_grad():
         for decision, alpha in strategy.relaxation.alphas.items():
             if decision != 2:

@@ -170,8 +170,7 @@ def test_a_reward_is_the_accuracy_of_that_path_less_what_the_bound_takes_off() -
     with torch.no_grad():
         y = network(x).argmax(1)  # so that this path is always right
     bounds = bounds_of(space, 0.5)
-    settings = make_settings("enas", {"latency_weight": 3.0}).own
-    reward = PathRewards(supernet, task, LatencyTerm(settings, bounds))
+    reward = PathRewards(supernet, task, LatencyTerm("excess", 3.0, bounds))
     assert bounds.latency_ms is not None
     above = milliseconds(space).of(arch) / bounds.latency_ms - 1
     assert reward(arch, x, y) == pytest.approx(1 - 3.0 * above)

@@ -11,7 +11,6 @@ from small_search import Blobs, bounds_of, run_to_the_end, small_strategy, space
 
 from nasdeploy.errors import UsageError
 from nasdeploy.search.evaluators.training import trained_alone
-from nasdeploy.search.latency_term import JointSettings
 from nasdeploy.search.sanity import Agreement, SanityCheck
 from nasdeploy.search.strategies import make_settings
 from nasdeploy.search.strategy import Request
@@ -44,7 +43,8 @@ def check(shared: Noted, *, archs: int, share: float = 0.4, seed: int = 0) -> Sa
         data=Blobs(),
         bounds=bounds_of(CELL, share),
         seed=seed,
-        settings=JointSettings(sanity_archs=archs, sanity_epochs=1),
+        archs=archs,
+        epochs=1,
     )
 
 
