@@ -87,7 +87,9 @@ def board(
 def test_an_arm_board_computes_what_this_machine_computes(
     runtime: str, board: RemoteDevice, local: LocalDevice, model: Any
 ) -> None:
-    assert open_runner(runtime).kind(board) == "native"
+    runner = open_runner(runtime)
+    assert runner.check(board) == RECIPES[runtime].version
+    assert runner.kind(board) == "native"
     there, here = both(board, local, runtime, *model(runtime, "fp32"))
     np.testing.assert_allclose(there, here, rtol=0, atol=RELATIVE * np.abs(here).max())
     there, here = both(board, local, runtime, *model(runtime, "int8"))

@@ -140,8 +140,7 @@ def test_trials_count_from_zero_and_say_what_is_known(name: str) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_candidates_hold_the_bounds_before_and_after_the_search(name: str, share: float) -> None:
     strategy, bounds = small_strategy(name, share=share), bounds_of(space_for(name), share)
-    states = undisturbed(name).states
-    for state in (states[0], states[max(states)]):
+    for state in undisturbed(name).states.values():
         strategy.load_state_dict(state)
         found = strategy.candidates(4)
         assert found

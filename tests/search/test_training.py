@@ -94,7 +94,7 @@ def test_a_network_learns_real_images_and_keeps_its_best_epoch() -> None:
 
 @pytest.mark.slow
 def test_a_small_mobile_network_learns_the_shipped_images_in_three_epochs() -> None:
-    space = make_space("mobile-small", stages=[[16, 1, 2], [32, 1, 2]])
+    space = make_space("mobile-small", stages=[[24, 2, 2], [48, 2, 1], [96, 2, 2]])
     arch = tuple([decision.choices.index("k3e3") for decision in space.decisions[1:]])
     torch.manual_seed(0)
     model = space.build((0, *arch), task=TASK)
@@ -102,8 +102,8 @@ def test_a_small_mobile_network_learns_the_shipped_images_in_three_epochs() -> N
     settings = replace(TrainSettings(), epochs=3)
     result = train(model, feed, task=TASK, settings=settings)
     test = evaluate(model, feed.batches("test"), TASK)
-    # 82.8 % and 81.4 % where this was written
-    assert result.top1 > 0.79 and test["accuracy"] > 0.78
+    # six epochs of the like gave 87.5 % on both splits
+    assert result.top1 > 0.82 and test["accuracy"] > 0.82
 
 
 def test_the_same_seed_gives_the_same_weights_whatever_the_caller_drew() -> None:
