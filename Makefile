@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: help setup demo test test-fast check format clean
 
 help:
-	@echo "make demo       set up $(VENV), then walk through everything on this machine (6 minutes)"
+	@echo "make demo       set up $(VENV), then walk through everything on this machine (about 7 minutes)"
 	@echo "make test       set up $(VENV), then the whole test suite"
 	@echo "make test-fast  the same without the slow tests"
 	@echo "make check      lint, format and types"
