@@ -41,23 +41,24 @@ void taps_row(std::vector<Tap>& taps, const float* x, int64_t step, float* out, 
   for (Tap& tap : taps) tap.weight -= pi;
 }
 
-// o[m][c] = sum over k of a[m][k] p[k][c]; o and p have `cols` columns, whole vectors.
-template <int R, int Q>
-inline void multiply_block(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols,
-                           int64_t depth) {
+// o[m][c] = sum over k of a(m, k) p[k][c], or that added to it; a(m, k) is a[m * of_row + k * of_term],
+// where one of both steps is 1, and o and p have whole vectors.
+template <int R, int Q, bool kAdd>
+[[gnu::always_inline]] inline void multiply_block(const float* a, int64_t of_row, int64_t of_term, const float* p,
+                                                  int64_t ldp, float* o, int64_t ldo, int64_t terms) {
   V sums[R][Q];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-    for (int q = 0; q < Q; q++) sums[r][q] = zero();
-  for (int64_t k = 0; k < depth; k++) {
+    for (int q = 0; q < Q; q++) sums[r][q] = kAdd ? load(o + r * ldo + q * L) : zero();
+  for (int64_t k = 0; k < terms; k++) {
     V row[Q];
 #pragma GCC unroll 8
-    for (int q = 0; q < Q; q++) row[q] = load(p + k * cols + q * L);
+    for (int q = 0; q < Q; q++) row[q] = load(p + k * ldp + q * L);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
 #pragma GCC unroll 8
-      for (int q = 0; q < Q; q++) sums[r][q] += a[r * lda + k] * row[q];
+      for (int q = 0; q < Q; q++) sums[r][q] += a[r * of_row + k * of_term] * row[q];
     }
   }
 #pragma GCC unroll 8
@@ -72,7 +73,7 @@ void multiply_columns(const float* a, int64_t lda, const float* p, float* o, int
   constexpr int R = Q == 2 ? 6 : 8;  // as many sums as there are registers
   int64_t m = 0;
   auto blocks = [&]<int N>(std::integral_constant<int, N>) {
-    for (; m + N <= rows; m += N) multiply_block<N, Q>(a + m * lda, lda, p, o + m * ldo, ldo, cols, depth);
+    for (; m + N <= rows; m += N) multiply_block<N, Q, false>(a + m * lda, lda, 1, p, cols, o + m * ldo, ldo, depth);
   };
   if (rows % R == 0) blocks(std::integral_constant<int, R>{});
   blocks(std::integral_constant<int, 4>{});
@@ -87,34 +88,11 @@ void multiply(const float* a, int64_t lda, const float* p, float* o, int64_t ldo
 }
 
 // g[k][c] += sum over m of a[m][k] b[m][c]; all padded to whole vectors.
-template <int R, int Q>
-inline void outer_block(const float* a, int64_t lda, const float* b, int64_t ldb, float* g, int64_t rows) {
-  V sums[R][Q];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-    for (int q = 0; q < Q; q++) sums[r][q] = load(g + r * ldb + q * L);
-  for (int64_t m = 0; m < rows; m++) {
-    V row[Q];
-#pragma GCC unroll 8
-    for (int q = 0; q < Q; q++) row[q] = load(b + m * ldb + q * L);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-#pragma GCC unroll 8
-      for (int q = 0; q < Q; q++) sums[r][q] += a[m * lda + r] * row[q];
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-    for (int q = 0; q < Q; q++) store(g + r * ldb + q * L, sums[r][q]);
-}
-
 void outer(const float* a, int64_t pi, const float* b, int64_t po, float* g, int64_t rows) {
   for (int64_t k = 0; k < pi; k += 4) {
     int64_t c = 0;
-    for (; c + 2 * L <= po; c += 2 * L) outer_block<4, 2>(a + k, pi, b + c, po, g + k * po + c, rows);
-    if (c < po) outer_block<4, 1>(a + k, pi, b + c, po, g + k * po + c, rows);
+    for (; c + 2 * L <= po; c += 2 * L) multiply_block<4, 2, true>(a + k, 1, pi, b + c, po, g + k * po + c, po, rows);
+    if (c < po) multiply_block<4, 1, true>(a + k, 1, pi, b + c, po, g + k * po + c, po, rows);
   }
 }
 
