@@ -31,6 +31,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nasdeploy.device_agent.runners.loop import own_peak_rss_bytes
+
 CASES = {
     "darts": ("darts_speedup", 5.0),
     "darts-second-order": ("darts_second_order_speedup", 4.0),
@@ -60,11 +62,7 @@ def measured(case: str, side: str, repeats: int) -> dict[str, float]:
         step()
         spent.append((time.process_time() - began) / paths)
     # the first step allocates what the others use again
-    return {"cpu_s": min(spent[1:]), "peak_mb": _peak_mb() - before}
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"cpu_s": min(spent[1:]), "peak_mb": own_peak_rss_bytes() / 2**20 - before}
 
 
 def _now_mb() -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -90,8 +89,16 @@ def main(name: str, open_runtime: Callable[[int], Runtime]) -> None:
         pid=os.getpid(),
     )
     _Work(runtime, job, lines).carry_out()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    _print(lines, event="bye", peak_rss_bytes=peak)
+    _print(lines, event="bye", peak_rss_bytes=own_peak_rss_bytes())
+
+
+def own_peak_rss_bytes() -> int:
+    """What this process has held at most: the kernel's own high-water mark.
+
+    Not ``ru_maxrss``, which also counts what the process that started this one held then.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def _claim_stdout() -> TextIO:

@@ -157,8 +157,9 @@ def test_every_space_of_cells_has_a_supernet_on_a_part_of_the_channels(name: str
 
 
 _PEAK = """
-import json, resource, sys
+import json, sys
 import torch
+from nasdeploy.device_agent.runners.loop import own_peak_rss_bytes
 from nasdeploy.search.relaxation import Relaxation
 from nasdeploy.search.spaces import make_space
 from nasdeploy.search.supernet import SinglePath
@@ -173,12 +174,14 @@ mixing = Relaxation(
     supernet, space.decisions, generator=torch.Generator(), device=torch.device("cpu"),
     edge_weights=partial > 1,
 )
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-x = torch.randn(64, 3, 32, 32).to(memory_format=torch.channels_last)
-with supernet.mixed_by(mixing):
-    supernet(x).square().sum().backward()
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps((after - before) / 1024))
+def peak_after_a_step(images):
+    x = torch.randn(images, 3, 32, 32).to(memory_format=torch.channels_last)
+    with supernet.mixed_by(mixing):
+        supernet(x).square().sum().backward()
+    return own_peak_rss_bytes()
+
+before = peak_after_a_step(2)  # what is loaded and built by any step
+print(json.dumps((peak_after_a_step(64) - before) / 2**20))
 """
 
 
