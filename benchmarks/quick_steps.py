@@ -79,7 +79,7 @@ def _gated() -> Callable[[], None]:
 
     def step() -> None:
         for number, _ in enumerate(drawn(space)):
-            search._arch_step(x, y, 0, number)
+            search._gate_step(x, y, 0, number)
 
     return step
 

@@ -13,8 +13,10 @@ from torch.nn import functional
 from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.key import OpKey
 from nasdeploy.search.cell_ops import Add
+from nasdeploy.search.kernels.library import dense, serves
+from nasdeploy.search.kernels.passing import in_turns
 from nasdeploy.search.ops import op_module
-from nasdeploy.search.sharing import sharing
+from nasdeploy.search.sharing import shared, sharing
 from nasdeploy.search.supernet import Choice, Mixed, Mixing
 from nasdeploy.search.wiring import (
     IMAGE,
@@ -141,16 +143,24 @@ class PartialChoice(Choice):
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
         part = x.shape[1] // self.partial
-        # else every candidate would copy its part for itself
-        chosen = super().forward(x[:, :part].contiguous(memory_format=torch.channels_last))
-        rest = x[:, part:]
-        if rest.shape[2:] != chosen.shape[2:]:
-            rest = functional.max_pool2d(rest, 2, 2, ceil_mode=True)
+        # once for all edges that begin here, so that they share pools of it too
+        taken = shared(x, ("first channels", part), lambda x: dense(x[:, :part]))
+        chosen = super().forward(taken)
+        others = x
+        if chosen.shape[2:] != x.shape[2:]:
+            others = shared(x, ("halved but for", part), lambda x: _halved(x[:, part:]))
         weigh = getattr(self.mixing, "edge_weight", None)
         weight = None if weigh is None else weigh(self.decision)
+        if self.training and serves(chosen):
+            return in_turns(chosen, others, weight, self.partial)
+        rest = others[:, -(x.shape[1] - part) :]
         if weight is not None:
             rest = weight * rest
         return _shuffled(torch.cat([chosen, rest], dim=1), self.partial)
+
+
+def _halved(x: Tensor) -> Tensor:
+    return functional.max_pool2d(x, 2, 2, ceil_mode=True)
 
 
 def _shuffled(x: Tensor, groups: int) -> Tensor:

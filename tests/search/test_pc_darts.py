@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torch.nn import functional
 
 from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.key import OpKey
+from nasdeploy.search.sharing import sharing
 from nasdeploy.search.strategies.pc_darts import PcDarts
 from nasdeploy.search.supernet import SinglePath
 from nasdeploy.search.task import Classification
@@ -63,6 +66,50 @@ def test_one_channel_in_four_is_operated_on_and_the_rest_passes_by_and_is_shuffl
     last = network(x.to(memory_format=torch.channels_last))
     assert torch.equal(last, expected)
     assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+class _Weighed:
+    """A mixing with an edge weight."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight
+
+    def __call__(
+        self, decision: int, candidates: Sequence[nn.Module], *inputs: torch.Tensor
+    ) -> torch.Tensor:
+        return cast(torch.Tensor, self.weight * candidates[0](*inputs))
+
+    def edge_weight(self, decision: int) -> torch.Tensor:
+        return self.weight
+
+
+@pytest.mark.parametrize(("channels", "partial"), [(8, 4), (20, 4), (6, 2)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_two_edges_from_the_same_features_have_the_gradients_of_float64(
+    stride: int, channels: int, partial: int
+) -> None:
+    """In training our kernels take turns; in float64, which they do not serve, torch does."""
+    torch.manual_seed(channels)
+    image = torch.randn(3, channels, 7, 5)
+    upstream = torch.randn(3, channels, *(-(-size // stride) for size in (7, 5)))
+    candidate = nn.Conv2d(channels // partial, channels // partial, 3, stride, 1)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        x = image.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+        weights = torch.tensor([0.3, -1.7], dtype=dtype).unbind()
+        edges = [
+            PartialChoice(
+                0, [copy.deepcopy(candidate).to(dtype)], _Weighed(w.requires_grad_()), partial
+            )
+            for w in weights
+        ]
+        with sharing():
+            y = sum(edge.train()(x) for edge in edges)
+        taken = [x, *weights, *(p for edge in edges for p in edge.parameters())]
+        found.append([y, *torch.autograd.grad(y, taken, upstream.to(dtype))])
+    for mine, exact in zip(*found, strict=True):
+        scale = float(exact.detach().abs().max())
+        assert float((mine.double() - exact).abs().max()) < 1e-5 * scale
 
 
 def test_the_edges_into_a_node_are_weighed_and_the_weights_add_up_to_one() -> None:
