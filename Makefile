@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# a process for each of two processors; the tests of one file stay together, they share what they make
+TOGETHER := -n 2 --dist loadfile
 
 .PHONY: help setup demo test test-fast check format clean
 
@@ -24,10 +26,10 @@ demo: $(READY)
 	$(BIN)/nasdeploy run examples/quickstart.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TOGETHER)
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(TOGETHER) -m 'not slow'
 
 check: $(READY)
 	$(BIN)/ruff check .

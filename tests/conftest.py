@@ -3,6 +3,7 @@ box or a machine that lasts for all tests."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 from targets.board import NEEDS, VirtualBoard
 from targets.box import Box
 from targets.daemons import ADBD, SSHD, Adbd, AdbServer, Sshd, need
+
+# before anybody imports torch: the tests share the machine, and threads that wait for each other
+# are no faster on networks this small
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

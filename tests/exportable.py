@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ class Kills(nn.Module):
     """Ends the process that runs it, as a converter that crashes does."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not isinstance(x, torch.fx.Proxy) and os.environ.get("OMP_NUM_THREADS") == "1":
+        if not isinstance(x, torch.fx.Proxy) and multiprocessing.parent_process() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
         return x + 1
 
