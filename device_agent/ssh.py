@@ -107,9 +107,10 @@ class _SshLink:
                     while chunk := file.read(CHUNK_BYTES // 2):
                         channel.settimeout(deadline.left_s())
                         target.write(chunk)
-                # pipelined writes are not waited for: an answer to what comes after them says that
-                # the connection carried them all
-                sftp.stat(remote)
+            # pipelined writes are not waited for: an answer to what comes after them says that the
+            # connection carried them all
+            if files:
+                sftp.stat(files[-1][1])
 
     def fetch(self, remote: str, take: Callable[[bytes], None], deadline: Deadline) -> None:
         with self._transfer("gave no file") as (sftp, channel), sftp.open(remote, "rb") as source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,12 @@ from nasdeploy.pipeline.stages.files import export_files, network_id, network_jo
 from nasdeploy.pipeline.stages.problem import Problem, bounds_of, live_estimators, pose
 from nasdeploy.pipeline.stages.profile import profile, rounds_path
 from nasdeploy.pipeline.stages.search import search
-from nasdeploy.pipeline.stages.train import make_train_settings, random_within, train_winner
+from nasdeploy.pipeline.stages.train import (
+    make_train_settings,
+    random_within,
+    train_winner,
+    training_ahead,
+)
 from nasdeploy.pipeline.stages.verify import verify
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
@@ -191,8 +196,11 @@ def check_origin(config: RunConfig, what: str, origin: Origin) -> None:
         )
 
 
-def baselines(context: Context, problem: Problem, winner: Mapping[str, Any]) -> list[Arch]:
-    """Random architectures within the bounds that the winner was found in."""
+def baselines(
+    context: Context, problem: Problem, winner: Mapping[str, Any] | None = None
+) -> list[Arch]:
+    """Random architectures within the bounds that the winner was found in, and other ones than it;
+    before there is a winner, those that it will most likely be held against."""
     count = context.config.train.random_baselines
     if not count:
         return []
@@ -201,9 +209,9 @@ def baselines(context: Context, problem: Problem, winner: Mapping[str, Any]) -> 
         bounds_of(context, problem, live_estimators(problem)),
         count,
         seed=context.config.seed,
-        exclude=tuple(winner["arch"]),
+        exclude=None if winner is None else tuple(winner["arch"]),
     )
-    if len(found) < count:
+    if winner is not None and len(found) < count:
         context.console.warn(
             f"Only {len(found)} of {count} random networks within the bounds were found."
         )
@@ -225,7 +233,13 @@ def run(
         if problem is None:
             problem = pose_on(context, table_for_run(context, folder, data), data)
         measurements = Measurements(folder.measurements_path, replayed)
-        winner = search(context, folder, problem, measurements)
+        posed = problem
+
+        def ahead() -> AbstractContextManager[None]:
+            others = baselines(context, posed)
+            return training_ahead(context, folder, posed.space, posed.data, others)
+
+        winner = search(context, folder, problem, measurements, beside=ahead)
         trained = train_winner(
             context, folder, problem.space, problem.data, winner,
             baselines(context, problem, winner),

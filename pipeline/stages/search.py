@@ -8,7 +8,8 @@ corrects the estimate, and the strategy is asked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,18 @@ from nasdeploy.units import format_ms
 
 
 def search(
-    context: Context, folder: RunFolder, problem: Problem, measurements: Measurements
+    context: Context,
+    folder: RunFolder,
+    problem: Problem,
+    measurements: Measurements,
+    *,
+    beside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, Any]:
-    """Run the strategy and pick the winner; what is returned is what winner/arch.json holds."""
+    """Run the strategy and pick the winner; what is returned is what winner/arch.json holds.
+
+    Args:
+        beside: What goes on while the strategy runs; it has ended before anything is measured.
+    """
     done = folder.done("search", problem.inputs)
     if done is not None:
         context.console.log("search: done already, its inputs are unchanged")
@@ -60,7 +70,8 @@ def search(
     )  # fmt: skip
     context.console.set_aside("The earlier search", aside)
     _announce(context, problem)
-    _drive(context, folder, problem, strategy, pareto)
+    with beside():
+        _drive(context, folder, problem, strategy, pareto)
     winner = _winner(context, problem, strategy, live, measurements)
     path = folder.winner / "arch.json"
     if path.exists() and json.loads(path.read_text())["arch"] != winner["arch"]:

@@ -7,15 +7,17 @@ wait for nor disturb each other, and one thread each makes them reproducible.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
@@ -104,7 +106,7 @@ def trained_network(
 
 
 def random_within(
-    space: SearchSpace, bounds: Bounds, n: int, *, seed: int, exclude: Arch
+    space: SearchSpace, bounds: Bounds, n: int, *, seed: int, exclude: Arch | None
 ) -> list[Arch]:
     """`n` different architectures drawn evenly among those within the bounds.
 
@@ -145,8 +147,7 @@ def train_winner(
     """Train the winner and the baselines; returns what each came to, the winner first."""
     config = context.config
     settings = make_train_settings(config.train.settings, seed=config.seed)
-    archs = {"winner": tuple(winner["arch"])}
-    archs |= {f"random-{number}": arch for number, arch in enumerate(baselines, start=1)}
+    archs = {"winner": tuple(winner["arch"]), **_named(baselines)}
     inputs = {
         "archs": {name: list(arch) for name, arch in archs.items()},
         "space": winner["space"],
@@ -159,13 +160,86 @@ def train_winner(
     if done is not None:
         context.console.log("train: done already, its inputs are unchanged")
         return done
-    cores = len(os.sched_getaffinity(0))
-    workers = min(len(archs), config.train.workers or cores)
-    jobs = [
+    jobs = _jobs(context, folder, winner["space"], data, archs)
+    context.console.log(
+        f"Training the winner{f' and {len(baselines)} random networks' if baselines else ''} for "
+        f"{settings.epochs} epochs at {'x'.join(map(str, data.input_shape))}"
+    )
+    results = _run_jobs(context, jobs, settings.epochs, _workers(context, len(jobs)))
+    weights = folder.winner / "weights.pt"
+    if weights.exists() and sha256_file(weights) != sha256_file(jobs[0].weights):
+        aside = folder.set_aside("weights", weights, *folder.winner.glob("winner-*"))
+        context.console.set_aside("The earlier training", aside)
+    with replacing(weights) as temporary:
+        shutil.copyfile(jobs[0].weights, temporary)
+    outputs = {job.name: result for job, result in zip(jobs, results, strict=True)}
+    folder.finish("train", inputs, outputs, weights)
+    return outputs
+
+
+@contextmanager
+def training_ahead(
+    context: Context,
+    folder: RunFolder,
+    space: SearchSpace,
+    data: DataSet,
+    baselines: Sequence[Arch],
+) -> Iterator[None]:
+    """Train baselines on a core of their own meanwhile, as far as they get.
+
+    `train_winner` goes on from their last epochs. A search on a CPU takes one core, so this is time
+    that would be lost; where there is one core only, or a GPU that both would want, nothing is
+    done.
+    """
+    import torch
+
+    # the threads of each, and so the result to the bit, are those of the training that goes on
+    count = len(baselines) + 1
+    if not baselines or _workers(context, count) == 1 or torch.cuda.is_available():
+        yield
+        return
+    archs = _named(baselines)
+    jobs = _jobs(context, folder, dict(space.config), data, archs, count=count)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_train_in_turn, args=(jobs, os.getpid()), daemon=True
+    )
+    with interrupts_blocked():
+        process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _train_in_turn(jobs: Sequence[TrainJob], parent: int) -> None:
+    _end_with_parent(parent)
+    # what fails here fails again in the training that goes on from here, which says so
+    with contextlib.suppress(Exception):
+        for job in jobs:
+            run_job(job)
+
+
+def _named(baselines: Sequence[Arch]) -> dict[str, Arch]:
+    return {f"random-{number}": arch for number, arch in enumerate(baselines, start=1)}
+
+
+def _jobs(
+    context: Context,
+    folder: RunFolder,
+    space: Mapping[str, Any],
+    data: DataSet,
+    archs: Mapping[str, Arch],
+    *,
+    count: int | None = None,
+) -> list[TrainJob]:
+    """The trainings of some networks, of `count` in all that share the cores."""
+    config = context.config
+    return [
         TrainJob(
             name=name,
             folder=folder.checkpoints,
-            space=winner["space"],
+            space=space,
             arch=arch,
             data=config.data,
             data_root=config.data_root,
@@ -176,24 +250,18 @@ def train_winner(
             settings={**config.train.settings, "seed": config.seed},
             label_smoothing=config.train.label_smoothing,
             seed=config.seed,
-            threads=_threads_each(cores, workers),
+            threads=_threads_each(_cores(), _workers(context, count or len(archs))),
         )
         for name, arch in archs.items()
     ]
-    context.console.log(
-        f"Training the winner{f' and {len(baselines)} random networks' if baselines else ''} for "
-        f"{settings.epochs} epochs at {'x'.join(map(str, data.input_shape))}"
-    )
-    results = _run_jobs(context, jobs, settings.epochs, workers)
-    weights = folder.winner / "weights.pt"
-    if weights.exists() and sha256_file(weights) != sha256_file(jobs[0].weights):
-        aside = folder.set_aside("weights", weights, *folder.winner.glob("winner-*"))
-        context.console.set_aside("The earlier training", aside)
-    with replacing(weights) as temporary:
-        shutil.copyfile(jobs[0].weights, temporary)
-    outputs = {job.name: result for job, result in zip(jobs, results, strict=True)}
-    folder.finish("train", inputs, outputs, weights)
-    return outputs
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _workers(context: Context, networks: int) -> int:
+    return min(networks, context.config.train.workers or _cores())
 
 
 def _threads_each(cores: int, workers: int) -> int:
