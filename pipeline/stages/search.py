@@ -215,8 +215,9 @@ def _winner(
         if not device or problem.bound_ms is None:
             return _described(problem, arch, live, None, tried)
         measured = measure_untrained(
-            context, problem.space, arch, measurements, statistic=problem.statistic
-        )
+            context, problem.space, arch, measurements,
+            statistic=problem.statistic, bound_ms=problem.bound_ms,
+        )  # fmt: skip
         estimate = live[-1](arch)
         verdict = "within" if measured.within(problem.bound_ms) else "misses"
         context.console.log(
@@ -262,6 +263,7 @@ def measure_untrained(
     measurements: Measurements,
     *,
     statistic: str,
+    bound_ms: float | None = None,
 ) -> NetworkLatency:
     """The latency of an architecture with random weights, on the device."""
     name = network_id(arch)
@@ -279,6 +281,7 @@ def measure_untrained(
         statistic=statistic,
         config=network_config(context),
         label="Measuring a candidate",
+        bound_ms=bound_ms,
     )
 
 

@@ -95,4 +95,5 @@ def _measured(
         statistic=statistic,
         config=network_config(context),
         label=f"Measuring {file['path']}",
+        bound_ms=winner["bound_ms"],
     )

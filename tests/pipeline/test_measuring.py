@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from small_run import CONFIG
 
 from nasdeploy.durable import Journal, read_jsonl
-from nasdeploy.pipeline.measuring import Measurements, NetworkLatency
+from nasdeploy.pipeline.config import make_config
+from nasdeploy.pipeline.console import Console
+from nasdeploy.pipeline.flow import make_context
+from nasdeploy.pipeline.measuring import Measurements, NetworkLatency, network_config
 
 ONE = NetworkLatency(
     name="network 0.1", file_sha256="a" * 64, device="cpu, 2 cores", runtime="litert",
@@ -69,3 +74,31 @@ def test_a_measurement_of_this_run_goes_before_a_replayed_one(tmp_path: Path) ->
     theirs = recorded(tmp_path / "theirs.jsonl", replace(ONE, ms=9.0))
     mine = recorded(tmp_path / "mine.jsonl", ONE)
     assert Measurements(mine, theirs).recorded("network 0.1", WANTED) == ONE
+
+
+@pytest.mark.slow
+def test_while_the_bound_lies_in_the_interval_measuring_goes_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = make_config({**CONFIG, "data": "none"}, source="the test")
+    context = make_context(config, Console(quiet=True))
+    file = finished / "runs" / "tiny" / "winner" / "winner-onnxruntime-fp32.onnx"
+
+    def measured(folder: Path, bound_ms: float | None) -> NetworkLatency:
+        return Measurements(folder / "measurements.jsonl").measure(
+            context, "winner", file, statistic="p10", config=network_config(context),
+            label="Measuring", bound_ms=bound_ms,
+        )  # fmt: skip
+
+    first = measured(tmp_path, None)
+    for name, bound_ms, longer in (("decided", first.high_ms, 1), ("open", first.ms, 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(tmp_path / "rounds.jsonl", folder)  # as if it had been killed behind them
+        found = measured(folder, bound_ms)
+        assert found.starts >= longer * first.starts
+        assert (longer == 1) == (found.n == first.n)
+        rounds = read_jsonl(folder / "rounds.jsonl")
+        begun = read_jsonl(tmp_path / "rounds.jsonl")
+        assert rounds[: len(begun)] == begun
