@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# a process for each of two processors; the tests of one file stay together, they share what they make
-TOGETHER := -n 2 --dist loadfile
+# two processes; the tests of a file stay together, since they share what they make, and files come in
+# order, since the longest have few tests and would be last
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-fast check format clean
 
