@@ -187,9 +187,9 @@ def training_ahead(
 ) -> Iterator[None]:
     """Train baselines on a core of their own meanwhile, as far as they get.
 
-    `train_winner` goes on from their last epochs. A search on a CPU takes one core, so this is time
-    that would be lost; where there is one core only, or a GPU that both would want, nothing is
-    done.
+    `train_winner` goes on from their last epochs. What goes on meanwhile has the other cores: small
+    networks hardly gain from several, and threads that want the same one wait for each other. Where
+    there is one core only, or a GPU that both would want, nothing is done.
     """
     import torch
 
@@ -205,9 +205,12 @@ def training_ahead(
     )
     with interrupts_blocked():
         process.start()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(threads, _cores() - jobs[0].threads)))
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         process.kill()
         process.join()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,16 +34,28 @@ def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """A folder in which ``nasdeploy run tiny.yaml`` ended well; it takes a while, and is shared."""
-    folder = tmp_path_factory.mktemp("finished")
+    """A folder in which ``nasdeploy run tiny.yaml`` ended well; it takes a while, and is shared by
+    all processes that run tests."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder = base / "finished"
+    with (base / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "out.json").exists():
+            _finish(folder)
+    return folder
+
+
+def _finish(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
     write_tiny_npz(folder / "tiny.npz")
     write_config(folder / "tiny.yaml", train={"random_baselines": 1})
     process = start("run", "tiny.yaml", "--format", "json", folder=folder)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    (folder / "out.json").write_text(out)
     (folder / "err.txt").write_text(err)
-    return folder
+    (folder / "out.json").write_text(out)
 
 
 @pytest.fixture
