@@ -48,8 +48,10 @@ def verify(
     if elsewhere:
         context.console.warn(elsewhere.strip())
     entries = []
-    for file in files:
-        latency = _measured(context, folder, winner, file, statistic, measurements)
+    for number, file in enumerate(files):
+        # what lies beside the first is shown against the bound, and need not be decided
+        held_to = bound_ms if number == 0 else None
+        latency = _measured(context, folder, winner, file, statistic, measurements, held_to)
         within = None if bound_ms is None else latency.within(bound_ms)
         entries.append({"file": file["path"], **asdict(latency), "within_bound": within})
     path = folder.winner / "measured.json"
@@ -85,6 +87,7 @@ def _measured(
     file: Mapping[str, Any],
     statistic: str,
     measurements: Measurements,
+    bound_ms: float | None,
 ) -> NetworkLatency:
     name = f"{file['path']} {file['sha256'][:12]}"
     tell_networks(context, make_space(winner["space"]), {name: tuple(winner["arch"])})
@@ -95,5 +98,5 @@ def _measured(
         statistic=statistic,
         config=network_config(context),
         label=f"Measuring {file['path']}",
-        bound_ms=winner["bound_ms"],
+        bound_ms=bound_ms,
     )
