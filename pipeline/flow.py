@@ -199,8 +199,8 @@ def check_origin(config: RunConfig, what: str, origin: Origin) -> None:
 def baselines(
     context: Context, problem: Problem, winner: Mapping[str, Any] | None = None
 ) -> list[Arch]:
-    """Random architectures within the bounds that the winner was found in, and other ones than it;
-    before there is a winner, those that it will most likely be held against."""
+    """Random architectures, none of them the winner, within the bounds that it was found in; before
+    there is a winner, those that it will most likely be held against."""
     count = context.config.train.random_baselines
     if not count:
         return []

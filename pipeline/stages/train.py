@@ -195,14 +195,15 @@ def training_ahead(
 
     # the threads of each, and so the result to the bit, are those of the training that goes on
     count = len(baselines) + 1
-    if not baselines or _workers(context, count) == 1 or torch.cuda.is_available():
+    idle = min(_workers(context, count), _cores()) > 1 and not torch.cuda.is_available()
+    if not baselines or not idle:
         yield
         return
     archs = _named(baselines)
     jobs = _jobs(context, folder, dict(space.config), data, archs, count=count)
-    process = multiprocessing.get_context("spawn").Process(
-        target=_train_in_turn, args=(jobs, os.getpid()), daemon=True
-    )
+    spawn = multiprocessing.get_context("spawn")
+    # no daemon, since the images of a folder are decoded in processes of its own
+    process = spawn.Process(target=_train_in_turn, args=(jobs, os.getpid()))
     with interrupts_blocked():
         process.start()
     threads = torch.get_num_threads()
