@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_run import CONFIG
 
 from nasdeploy.durable import read_jsonl
@@ -16,7 +18,13 @@ from nasdeploy.pipeline.flow import load, make_context, space_for
 from nasdeploy.pipeline.run_folder import RunFolder
 from nasdeploy.pipeline.stages.train import train_winner, training_ahead
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        len(os.sched_getaffinity(0)) == 1 or torch.cuda.is_available(),
+        reason="nothing is trained ahead on one core, or beside a GPU",
+    ),
+]
 
 
 def test_it_is_gone_on_with_and_changes_nothing(folder: Path) -> None:
