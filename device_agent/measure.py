@@ -47,6 +47,9 @@ class MeasureConfig:
         max_rejected_share: Above it, after 40 rounds or more, the device is called unstable,
         settle_s: and when its rejected rounds have taken so long together: until then it may come
             to rest.
+        usual_ms: What the sentinel took when the device was measured before, if that is known.
+            While it takes longer by more than the tolerance, measuring goes on,
+        wait_s: so long at most, for the device to be itself again.
         rounds_per_start: At most, unless the rounds are so short that starting takes longer.
         min_start_s: What such a start is filled up to.
         start_timeout_s: For one start; a device that hangs is found out by it.
@@ -66,6 +69,8 @@ class MeasureConfig:
     sentinel_tolerance: float = 0.15
     max_rejected_share: float = 0.9
     settle_s: float = 60.0
+    usual_ms: float | None = None
+    wait_s: float = 45.0
     rounds_per_start: int = 20
     min_start_s: float = 5.0
     start_timeout_s: float = 900.0
@@ -83,7 +88,7 @@ class MeasureConfig:
                 raise UsageError(f"{name} must be more than 0, got {getattr(self, name)}.")
         if self.passes < 2:
             raise UsageError(f"passes must be at least 2, the first is cold; got {self.passes}.")
-        for name in ("warmups", "min_duration_s", "settle_s"):
+        for name in ("warmups", "min_duration_s", "settle_s", "wait_s"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must be at least 0, got {getattr(self, name)}.")
 
@@ -203,7 +208,21 @@ class _Measuring:
         short_s = config.min_duration_s - sum(r.duration_s for r in accepted)
         if accepted and short_s > 0:
             for_duration = math.ceil(_SPARE * short_s / self._round_s(accepted))
-        return max(for_samples, for_starts, for_duration, 0)
+        for_state = 0
+        if self.slower() and sum(r.duration_s for r in self._log.rounds) < config.wait_s:
+            for_state = math.ceil(config.min_start_s / self._round_s(self._log.rounds))
+        return max(for_samples, for_starts, for_duration, for_state, 0)
+
+    def slower(self) -> str | None:
+        """In words, where the device was never as quick in this session as it was before."""
+        usual_ms, tolerance = self._config.usual_ms, self._config.sentinel_tolerance
+        now_ms = self._log.verdict(tolerance).reference_ms
+        if usual_ms is None or now_ms is None or now_ms <= (1 + tolerance) * usual_ms:
+            return None
+        return (
+            f"waiting for the device to be itself: the sentinel took {usual_ms:.4f} ms and takes "
+            f"{now_ms:.4f} ms now"
+        )
 
     def total(self) -> int:
         return len(self._accepted()) + self.rounds_needed()
@@ -306,7 +325,8 @@ class _Measuring:
         accepted, needed = self._accepted(), self.rounds_needed()
         share = len(accepted) / len(self._log.rounds)
         eta_s = needed * self._round_s(self._log.rounds) / share if share else None
-        text = f"round {round_.number} is measured again: {reason}" if reason else "measuring"
+        again = f"round {round_.number} is measured again: {reason}" if reason else None
+        text = again or self.slower() or "measuring"
         self._report(len(accepted), len(accepted) + needed, eta_s, text)
 
     def _check_stability(self, before: int) -> None:

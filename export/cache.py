@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from nasdeploy.durable import sha256_file, write_json
-from nasdeploy.errors import ExportError, OutOfResources, UsageError
+from nasdeploy.errors import UsageError
 from nasdeploy.export import conversion, quantise
 from nasdeploy.export.artifact import Artifact, Precision, Target
 from nasdeploy.export.exporters import SUFFIX, exporter
@@ -253,8 +253,7 @@ def _exported(
             yield graph, artifact
     if failures:
         key, failed = failures[0]
-        kind = OutOfResources if failed.kind == OutOfResources.__name__ else ExportError
-        raise kind(
+        raise failed.error(
             f"The export of {key} failed: {failed.message} The files exported so far are kept in "
             f"{cache_dir}; run the same command again to go on from there."
         )

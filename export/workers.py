@@ -20,6 +20,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from nasdeploy.errors import ExportError, NasdeployError, OutOfResources
+
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _WORKER_BYTES = 1_500_000_000  # what a converter with its imports was seen to take, with some room
 
@@ -30,6 +32,11 @@ class Failed:
 
     kind: str
     message: str
+
+    def error(self, text: str) -> NasdeployError:
+        """To raise: what ran out, or what could not be expressed."""
+        kind = OutOfResources if self.kind == OutOfResources.__name__ else ExportError
+        return kind(text)
 
 
 @dataclass(slots=True)

@@ -89,10 +89,15 @@ class ProfileConfig(_Section):
 
 
 class VerifyConfig(_Section):
-    """How whole networks are measured, candidates and files alike; at least three starts each."""
+    """How whole networks are measured, candidates and files alike; at least three starts each.
+
+    `wait_s` is how long each is measured at most for the device to be as quick as when the table
+    was measured.
+    """
 
     min_samples: int = Field(150, ge=3)
     min_duration_s: float = Field(2.0, ge=0)
+    wait_s: float = Field(45.0, ge=0)
 
 
 class GoalConfig(_Section):

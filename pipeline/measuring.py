@@ -13,6 +13,7 @@ from nasdeploy.device_agent.statistics import Statistic, Statistics
 from nasdeploy.device_agent.verify import NetworkMeasurement, measure_network
 from nasdeploy.durable import Journal, read_jsonl, sha256_file
 from nasdeploy.errors import UsageError
+from nasdeploy.latency_tables.table import LatencyTable
 from nasdeploy.pipeline.run_folder import digest, now
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import measuring_update, probe_graphs
@@ -34,6 +35,8 @@ class NetworkLatency:
         statistics: All of them, as a table's anchor has them.
         measured: When, ISO 8601 in UTC.
         origin: ``"measured"``, or what else its times are: ``"emulated"``, ``"simulated"``.
+        slowdown: What the sentinel took, as a multiple of what it took when the table was measured;
+            None where there is no such table.
     """
 
     name: str
@@ -55,6 +58,7 @@ class NetworkLatency:
     statistics: Mapping[str, Any]
     measured: str
     origin: str = "measured"
+    slowdown: float | None = None
 
     def within(self, bound_ms: float) -> bool:
         """The whole interval lies within the bound."""
@@ -76,13 +80,21 @@ def columns(statistics: Statistics) -> dict[str, Any]:
     }
 
 
-def network_config(context: Context) -> MeasureConfig:
-    """How a run measures whole networks."""
+def usual_sentinel_ms(table: LatencyTable) -> float | None:
+    """What the sentinel took when a table was measured, in the slowest of its sessions."""
+    known = [session.get("reference_ms") for session in table.sessions.values()]
+    return max((value for value in known if value is not None), default=None)
+
+
+def network_config(context: Context, *, usual_ms: float | None = None) -> MeasureConfig:
+    """How a run measures whole networks, on a device whose sentinel takes `usual_ms`."""
     verify = context.config.verify
     return MeasureConfig(
         threads=context.config.threads,
         min_samples=verify.min_samples,
         min_duration_s=verify.min_duration_s,
+        usual_ms=usual_ms,
+        wait_s=verify.wait_s,
         setup=context.setup,
     )
 
@@ -167,6 +179,13 @@ class Measurements:
             low_ms, high_ms = statistics.ci95_ms
             if bound_ms is None or not low_ms <= bound_ms < high_ms:
                 break
+        slowdown = _slowdown(measured, config)
+        if slowdown is not None and slowdown > 1 + config.sentinel_tolerance:
+            context.console.warn(
+                f"{name} was measured while {context.device.name} was {slowdown:.2f} times as slow "
+                "as when its table was measured: close what else runs on it and measure again, or "
+                "measure the table anew (nasdeploy profile)."
+            )
         latency = NetworkLatency(
             name=name,
             file_sha256=sha256_file(path),
@@ -182,6 +201,7 @@ class Measurements:
             statistics=columns(statistics),
             measured=now(),
             origin=context.origin,
+            slowdown=slowdown,
         )
         self.journal.append(asdict(latency))
         return latency
@@ -216,3 +236,10 @@ class Measurements:
                 name=session,
                 on_progress=measuring_update(update),
             )
+
+
+def _slowdown(measured: NetworkMeasurement, config: MeasureConfig) -> float | None:
+    reference_ms = measured.session.reference_ms
+    if config.usual_ms is None or reference_ms is None:
+        return None
+    return reference_ms / config.usual_ms

@@ -6,8 +6,11 @@ is what the file computes, not what the converter believes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,10 +22,11 @@ from nasdeploy.device_agent.outputs import run_outputs
 from nasdeploy.device_agent.runners.runner import Runner, open_runner
 from nasdeploy.durable import sha256_file, write_json
 from nasdeploy.errors import ExportError, ParityError
-from nasdeploy.export.artifact import Artifact, Calibration
+from nasdeploy.export.artifact import Artifact, Calibration, Target
 from nasdeploy.export.exporters import SUFFIX, exporter
 from nasdeploy.export.parity import Parity, check, compare, to_layout
 from nasdeploy.export.sidecar import write_sidecar
+from nasdeploy.export.workers import Failed, run_in_workers, worker_count
 from nasdeploy.pipeline.config import Precision, Runtime
 from nasdeploy.pipeline.data import DataSet
 from nasdeploy.pipeline.run_folder import RunFolder
@@ -32,10 +36,10 @@ from nasdeploy.search.space import Deployment
 from nasdeploy.search.spaces import make_space
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 _REFERENCE_BATCH = 64
+_SLOWEST_FIRST: tuple[Runtime, ...] = ("litert", "executorch", "onnxruntime")
 _PARITY_BYTES = 256 * 10**6  # of images that a runner is given at once
 
 
@@ -90,12 +94,12 @@ def export_winner(
         console.log("export: done already, its inputs are unchanged")
         return cast(list[dict[str, Any]], done["files"])
     reference = _reference(context, folder, data, winner)
-    entries, paths = [], []
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
+    paths = []
     failed: ParityError | None = None
     with console.progress("Exporting the winner") as update:
-        for number, (runtime, precision) in enumerate(wanted):
-            update(number, len(wanted), f"{runtime} {precision}")
-            artifact = _export_one(context, folder, reference, runtime, precision)
+        for artifact in _exported(context, folder, reference, wanted):
+            runtime, precision = artifact.runtime, artifact.precision
             parity = _parity(context, artifact, reference)
             holds = True
             try:
@@ -107,14 +111,16 @@ def export_winner(
                 else:
                     console.warn(f"{artifact.path.name}: {error}")
             entry = {**artifact.to_json(), "parity": parity.to_json(), "holds": holds}
-            entries.append(entry)
+            entries[runtime, precision] = entry
             paths += [artifact.path, _sidecar(artifact, data, winner, entry)]
+            update(len(entries), len(wanted), f"{runtime} {precision}")
+    files = [entries[pair] for pair in wanted]
     parity_path = folder.winner / "parity.json"
-    write_json(parity_path, entries)
+    write_json(parity_path, files)
     if failed is not None:
         raise failed
-    folder.finish("export", inputs, {"files": entries}, parity_path, *paths)
-    return entries
+    folder.finish("export", inputs, {"files": files}, parity_path, *paths)
+    return files
 
 
 def ship_deployment(winner: Mapping[str, Any], data: DataSet) -> Deployment:
@@ -150,21 +156,73 @@ def _reference(
     )
 
 
-def _export_one(
-    context: Context, folder: RunFolder, reference: Reference, runtime: str, precision: Precision
-) -> Artifact:
-    import torch
+@dataclass(frozen=True)
+class _Conversion:
+    """What a worker process needs to write the files of one runtime."""
 
-    path = folder.winner / f"winner-{runtime}-{precision}{SUFFIX[runtime]}"
-    example: torch.Tensor = torch.from_numpy(reference.images[:1])
-    return exporter(runtime)(
-        reference.model,
-        (example,),
-        path,
-        precision=precision,
-        target=context.info.target,
-        calibration=reference.calibration if precision == "int8" else None,
-    )
+    model: nn.Module
+    example: npt.NDArray[np.float32]
+    folder: Path
+    runtime: Runtime
+    precisions: Sequence[Precision]
+    target: Target
+    calibration: Calibration
+
+    def __call__(self) -> list[Artifact]:
+        import torch
+
+        return [
+            exporter(self.runtime)(
+                self.model,
+                (torch.from_numpy(self.example),),
+                self.folder / f"winner-{self.runtime}-{precision}{SUFFIX[self.runtime]}",
+                precision=precision,
+                target=self.target,
+                calibration=self.calibration if precision == "int8" else None,
+            )
+            for precision in self.precisions
+        ]
+
+
+def converted(conversion: _Conversion) -> list[Artifact]:
+    """In a worker, which finds it by its name."""
+    return conversion()
+
+
+def _exported(
+    context: Context,
+    folder: RunFolder,
+    reference: Reference,
+    wanted: Sequence[tuple[Runtime, Precision]],
+) -> Iterator[Artifact]:
+    """The files as they are ready, each runtime's by a process of its own.
+
+    A process loads one converter, which takes as long as a conversion, and one that dies takes
+    nothing with it.
+    """
+    conversions = [
+        _Conversion(
+            reference.model,
+            reference.images[:1],
+            folder.winner,
+            runtime,
+            [precision for other, precision in wanted if other == runtime],
+            context.info.target,
+            reference.calibration,
+        )
+        for runtime in sorted({runtime for runtime, _ in wanted}, key=_SLOWEST_FIRST.index)
+    ]
+    tasks = [pickle.dumps(conversion) for conversion in conversions]
+    with tempfile.TemporaryDirectory() as scratch:
+        for index, artifacts in run_in_workers(
+            converted, tasks, workers=worker_count(len(tasks)), scratch=Path(scratch)
+        ):
+            if isinstance(artifacts, Failed):
+                raise artifacts.error(
+                    f"The winner cannot be exported for {conversions[index].runtime}: "
+                    f"{artifacts.message}"
+                )
+            yield from artifacts
 
 
 def _where_it_runs(context: Context, artifact: Artifact) -> tuple[Device, Runner]:

@@ -22,7 +22,12 @@ from nasdeploy.pipeline.estimating import (
     goal_of,
     named_arch,
 )
-from nasdeploy.pipeline.measuring import Measurements, NetworkLatency, network_config
+from nasdeploy.pipeline.measuring import (
+    Measurements,
+    NetworkLatency,
+    network_config,
+    usual_sentinel_ms,
+)
 from nasdeploy.pipeline.run_folder import RunFolder
 from nasdeploy.pipeline.simulating import tell_networks
 from nasdeploy.pipeline.stages.context import Context
@@ -216,7 +221,7 @@ def _winner(
             return _described(problem, arch, live, None, tried)
         measured = measure_untrained(
             context, problem.space, arch, measurements,
-            statistic=problem.statistic, bound_ms=problem.bound_ms,
+            statistic=problem.statistic, bound_ms=problem.bound_ms, usual_ms=_usual_ms(problem),
         )  # fmt: skip
         estimate = live[-1](arch)
         verdict = "within" if measured.within(problem.bound_ms) else "misses"
@@ -264,6 +269,7 @@ def measure_untrained(
     *,
     statistic: str,
     bound_ms: float | None = None,
+    usual_ms: float | None = None,
 ) -> NetworkLatency:
     """The latency of an architecture with random weights, on the device."""
     name = network_id(arch)
@@ -279,7 +285,7 @@ def measure_untrained(
         name,
         files[name].path,
         statistic=statistic,
-        config=network_config(context),
+        config=network_config(context, usual_ms=usual_ms),
         label="Measuring a candidate",
         bound_ms=bound_ms,
     )
@@ -303,6 +309,10 @@ def _described(
     }
 
 
+def _usual_ms(problem: Problem) -> float | None:
+    return None if problem.table is None else usual_sentinel_ms(problem.table.table)
+
+
 def _estimates(problem: Problem, arch: Arch, live: Sequence[Estimator]) -> dict[str, Any]:
     """What the table says of the winner; None for all of it without one."""
     table = problem.table
@@ -312,6 +322,7 @@ def _estimates(problem: Problem, arch: Arch, live: Sequence[Estimator]) -> dict[
         "table": None if table is None else table.name,
         "table_device": None if table is None else table.table.device,
         "table_origin": None if table is None else table.table.origin,
+        "sentinel_ms": _usual_ms(problem),
         "statistic": problem.statistic,
         "bound_ms": problem.bound_ms,
         "estimated_ms": None if estimate is None else estimate.ms,

@@ -237,6 +237,37 @@ def test_a_device_that_comes_to_rest_late_is_waited_for(
     assert session.rejected == 55
 
 
+# a device that was measured before
+
+
+@pytest.mark.parametrize("usual_ms", [None, 0.19, 0.1])
+def test_a_device_that_was_quicker_before_is_waited_for(
+    run: Measure, scripted: Scripted, quick: MeasureConfig, usual_ms: float | None
+) -> None:
+    runner = scripted("100_000 if round >= 30 else 200_000")
+    config = replace(quick, sentinel_tolerance=0.1, min_start_s=0.01, usual_ms=usual_ms)
+    session = run("small", runner=runner, config=config)
+    waited = usual_ms == 0.1
+    assert session.reference_ms == pytest.approx(0.1 if waited else 0.2)
+    assert session.rejected == (30 if waited else 0)
+
+
+def test_a_device_that_stays_slow_is_measured_as_it_is(
+    run: Measure, scripted: Scripted, quick: MeasureConfig
+) -> None:
+    config = replace(quick, sentinel_tolerance=0.1, min_start_s=0.01, usual_ms=0.1, wait_s=0.1)
+    told: list[str] = []
+    session = run(
+        "small",
+        runner=scripted("200_000"),
+        config=config,
+        on_progress=lambda done, total, eta_s, text: told.append(text),
+    )
+    assert session.reference_ms == pytest.approx(0.2)
+    assert session.rejected == 0
+    assert "the sentinel took 0.1000 ms and takes 0.2000 ms now" in told[-1]
+
+
 # runners that go wrong
 
 

@@ -35,7 +35,7 @@ PROJECT: dict[str, Any] = {
     "precision": "fp32",
     "space": {**SPACE, "input_shape": [1, 28, 28], "classes": 10},
     "profile": {"min_samples": 10, "min_duration_s": 0.1, "anchors": 3, "workers": 1},
-    "verify": {"min_samples": 10, "min_duration_s": 0.1},
+    "verify": {"min_samples": 10, "min_duration_s": 0.1, "wait_s": 2},
 }
 WINNER = "runs/tiny/winner/winner-onnxruntime-fp32.onnx"
 

@@ -169,7 +169,7 @@ def test_devices_are_profiled_together_and_searched_on_when_told(
         "data": "images.npz", "runtime": "onnxruntime", "precision": "fp32",
         "space": {**SPACE, "input_shape": [1, 28, 28], "classes": 10},
         "profile": {"min_samples": 10, "min_duration_s": 0.1},
-        "verify": {"min_samples": 10, "min_duration_s": 0.1},
+        "verify": {"min_samples": 10, "min_duration_s": 0.1, "wait_s": 2},
     }  # fmt: skip
     (folder / "nasdeploy.yaml").write_text(yaml.safe_dump(project))
     gone = "ssh:nobody@127.0.0.1:1"
