@@ -28,7 +28,7 @@ from nasdeploy.export.artifact import Artifact, Precision, Target
 from nasdeploy.export.exporters import SUFFIX, exporter
 from nasdeploy.export.quantise import calibration_for_latency, check_request
 from nasdeploy.export.sidecar import artifact_from_json
-from nasdeploy.export.workers import Failed, run_in_workers, worker_count
+from nasdeploy.export.workers import Failed, Task, run_in_workers, worker_count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,8 +154,7 @@ def export_many(
     """The file of every job; what `cache_dir` doesn't hold is exported, in parallel processes.
 
     Args:
-        workers: Processes with one thread each; by default one per core, as the memory allows. With
-            0 this process exports, which is quicker for a few where it has the converter loaded.
+        workers: Processes with one thread each; by default one per core, as the memory allows.
         on_progress: Called with (exported, to export, key) after each export.
     Raises: `ExportError` naming the key of the first job that failed; what was exported until then
         is kept, and the next call goes on from there.
@@ -233,14 +232,12 @@ def _exported(
     failures: list[tuple[K, Failed]] = []
     with _work_folder(cache_dir) as work:
         placed = [replace(tasks[graph], path=work / tasks[graph].path.name) for graph in order]
-        if workers == 0:
-            results = _exported_here(placed)
-        else:
-            pickled = [
-                _pickled(task, key_of[graph]) for task, graph in zip(placed, order, strict=True)
-            ]
-            count = min(workers or worker_count(len(order)), len(order))
-            results = run_in_workers(export_untrained, pickled, workers=count, scratch=work)
+        pickled = [
+            Task(_pickled(task, key_of[graph]), task.runtime)
+            for task, graph in zip(placed, order, strict=True)
+        ]
+        count = min(workers or worker_count(len(order)), len(order))
+        results = run_in_workers(export_untrained, pickled, workers=count, scratch=work)
         for index, result in results:
             graph = order[index]
             if isinstance(result, Failed):
@@ -257,25 +254,6 @@ def _exported(
             f"The export of {key} failed: {failed.message} The files exported so far are kept in "
             f"{cache_dir}; run the same command again to go on from there."
         )
-
-
-def _exported_here(tasks: Sequence[_Task]) -> Iterator[tuple[int, Artifact | Failed]]:
-    """As `run_in_workers`, and this process is left as it was."""
-    import torch
-
-    threads = torch.get_num_threads()
-    for index, task in enumerate(tasks):
-        result: Artifact | Failed
-        try:
-            with torch.random.fork_rng(devices=[]):
-                result = export_untrained(task)
-        except Exception as error:
-            result = Failed(type(error).__name__, str(error))
-        finally:
-            torch.set_num_threads(threads)
-        yield index, result
-        if isinstance(result, Failed):
-            return
 
 
 def _remove_abandoned(cache_dir: Path) -> None:

@@ -1,5 +1,7 @@
-"""Worker processes that stay for many tasks: importing a converter costs up to 6 CPU-seconds.
+"""Worker processes that stay for many tasks: loading a converter and converting for the first time
+cost up to 10 CPU-seconds.
 
+So they also stay when there is nothing to do, for a while, and whoever has tasks next takes them.
 `concurrent.futures` would do, except that it cannot say which task a dead worker had in hand, and a
 converter written in C++ does die. Each worker has one task at a time and a pipe of its own.
 """
@@ -13,8 +15,10 @@ import pickle
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -23,6 +27,7 @@ from typing import Any
 from nasdeploy.errors import ExportError, NasdeployError, OutOfResources
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_IDLE_S, _ENDING_S = 300.0, 10.0
 _WORKER_BYTES = 1_500_000_000  # what a converter with its imports was seen to take, with some room
 
 
@@ -39,11 +44,32 @@ class Failed:
         return kind(text)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker is to do.
+
+    Attributes:
+        argument: Pickled.
+        kind: Of what the worker loads for it; who has done one of a kind is given the next.
+    """
+
+    argument: bytes
+    kind: str
+
+
+@dataclass(slots=True, eq=False)
 class _Worker:
     process: SpawnProcess
     pipe: Connection
     task: int | None = None
+    kinds: set[str] = field(default_factory=set)
+    idle_since: float = 0.0
+
+
+_idle: list[_Worker] = []
+_idle_lock = threading.Lock()
+# a fork would share their pipes
+os.register_at_fork(after_in_child=_idle.clear)
 
 
 def worker_count(tasks: int) -> int:
@@ -61,20 +87,20 @@ def available_bytes() -> int:
 
 
 def run_in_workers(
-    function: Callable[[Any], Any], tasks: Sequence[bytes], *, workers: int, scratch: Path
+    function: Callable[[Any], Any], tasks: Sequence[Task], *, workers: int, scratch: Path
 ) -> Iterator[tuple[int, Any | Failed]]:
     """(index, result) as tasks end; a failure is yielded too, and no task is started after it.
 
     Args:
-        function: Importable by name; it gets a task unpickled, in a process with one thread.
-        tasks: Pickled, in the order in which they are started.
+        function: Importable by name; it gets a task's argument, in a process with one thread.
+        tasks: In the order in which they are started, as far as kinds allow.
         scratch: Where the workers' temporary files go; the caller removes it.
     """
-    pool = _start(function, workers, scratch)
+    pool = _taken(workers, tasks)
     try:
-        waiting = list(enumerate(tasks))[::-1]
+        waiting = list(enumerate(tasks))
         for worker in pool:
-            _hand_out(worker, waiting)
+            _hand_out(worker, function, waiting, scratch)
         while busy := [worker for worker in pool if worker.task is not None]:
             ready = set(wait([w.pipe for w in busy] + [w.process.sentinel for w in busy]))
             for worker in busy:
@@ -86,10 +112,10 @@ def run_in_workers(
                 if isinstance(result, Failed):
                     waiting.clear()
                 else:
-                    _hand_out(worker, waiting)
+                    _hand_out(worker, function, waiting, scratch)
                 yield task, result
     finally:
-        _stop(pool)
+        _given_back(pool)
 
 
 @contextlib.contextmanager
@@ -105,7 +131,29 @@ def interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start(function: Callable[[Any], Any], workers: int, scratch: Path) -> list[_Worker]:
+def _taken(workers: int, tasks: Sequence[Task]) -> list[_Worker]:
+    """Idle ones, first those that have loaded what is needed, and new ones for what is missing."""
+    kinds = {task.kind for task in tasks}
+    latest = time.monotonic() - _IDLE_S + _ENDING_S
+    with _idle_lock:
+        stay = [w for w in _idle if w.process.is_alive() and w.idle_since > latest]
+        _stop([worker for worker in _idle if worker not in stay])
+        stay.sort(key=lambda worker: -len(worker.kinds & kinds))
+        taken, _idle[:] = stay[:workers], stay[workers:]
+    return taken + _start(workers - len(taken))
+
+
+def _given_back(pool: Sequence[_Worker]) -> None:
+    """Who has nothing in hand stays for the next; the others would go on with what nobody wants."""
+    _stop([worker for worker in pool if worker.task is not None or not worker.process.is_alive()])
+    staying = [worker for worker in pool if not worker.pipe.closed]
+    for worker in staying:
+        worker.idle_since = time.monotonic()
+    with _idle_lock:
+        _idle.extend(staying)
+
+
+def _start(workers: int) -> list[_Worker]:
     context = multiprocessing.get_context("spawn")
     kept = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     pool = []
@@ -114,9 +162,7 @@ def _start(function: Callable[[Any], Any], workers: int, scratch: Path) -> list[
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
         for _ in range(workers):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(function, theirs, str(scratch)), daemon=True
-            )
+            process = context.Process(target=_serve, args=(theirs,), daemon=True)
             with interrupts_blocked():
                 process.start()
             theirs.close()
@@ -132,12 +178,21 @@ def _start(function: Callable[[Any], Any], workers: int, scratch: Path) -> list[
     return pool
 
 
-def _hand_out(worker: _Worker, waiting: list[tuple[int, bytes]]) -> None:
-    if waiting:
-        worker.task, task = waiting.pop()
-        # A worker that died meanwhile shows at its sentinel, with this task in hand.
-        with contextlib.suppress(OSError):
-            worker.pipe.send_bytes(task)
+def _hand_out(
+    worker: _Worker,
+    function: Callable[[Any], Any],
+    waiting: list[tuple[int, Task]],
+    scratch: Path,
+) -> None:
+    """The first task of a kind that the worker knows, else the first."""
+    if not waiting:
+        return
+    known = (number for number, (_, task) in enumerate(waiting) if task.kind in worker.kinds)
+    worker.task, task = waiting.pop(next(known, 0))
+    worker.kinds.add(task.kind)
+    # one that died meanwhile shows at its sentinel, with this task in hand
+    with contextlib.suppress(OSError):
+        worker.pipe.send((function, str(scratch), task.argument))
 
 
 def _result(worker: _Worker) -> Any | Failed:
@@ -166,17 +221,17 @@ def _stop(pool: Sequence[_Worker]) -> None:
         worker.process.close()
 
 
-def _serve(function: Callable[[Any], Any], pipe: Connection, scratch: str) -> None:
+def _serve(pipe: Connection) -> None:
     # An ordinary end gives back what multiprocessing would otherwise report as leaked.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    tempfile.tempdir = scratch
-    while True:
+    # nobody has wanted anything for a while, or the parent is gone: then the pipe ends
+    while pipe.poll(_IDLE_S):
         try:
-            content = pipe.recv_bytes()
+            function, tempfile.tempdir, argument = pipe.recv()
         except (EOFError, OSError):
-            return  # the parent is gone
+            return
         try:
-            result = function(pickle.loads(content))
+            result = function(pickle.loads(argument))
         except Exception as error:
             result = Failed(type(error).__name__, str(error))
         pipe.send(result)

@@ -26,7 +26,7 @@ from nasdeploy.export.artifact import Artifact, Calibration, Target
 from nasdeploy.export.exporters import SUFFIX, exporter
 from nasdeploy.export.parity import Parity, check, compare, to_layout
 from nasdeploy.export.sidecar import write_sidecar
-from nasdeploy.export.workers import Failed, run_in_workers, worker_count
+from nasdeploy.export.workers import Failed, Task, run_in_workers, worker_count
 from nasdeploy.pipeline.config import Precision, Runtime
 from nasdeploy.pipeline.data import DataSet
 from nasdeploy.pipeline.run_folder import RunFolder
@@ -212,7 +212,7 @@ def _exported(
         )
         for runtime in sorted({runtime for runtime, _ in wanted}, key=_SLOWEST_FIRST.index)
     ]
-    tasks = [pickle.dumps(conversion) for conversion in conversions]
+    tasks = [Task(pickle.dumps(conversion), conversion.runtime) for conversion in conversions]
     with tempfile.TemporaryDirectory() as scratch:
         for index, artifacts in run_in_workers(
             converted, tasks, workers=worker_count(len(tasks)), scratch=Path(scratch)

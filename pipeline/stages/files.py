@@ -111,8 +111,8 @@ def probe_graphs(context: Context) -> tuple[Graph, Graph]:
         config = context.config.model_copy(update={"precision": precision})
         context = replace(context, config=config)
     tell_probes(context)
-    # two small graphs, mostly after the winner's files: another process would import for longer
+    # two small graphs: a second process would load the converter for longer
     files = export_files(
-        context, probe_jobs(), quantised_io=True, workers=0, label="Exporting probes"
+        context, probe_jobs(), quantised_io=True, workers=1, label="Exporting probes"
     )
     return Graph(SENTINEL, files[SENTINEL].path), Graph(EMPTY, files[EMPTY].path)

@@ -141,30 +141,25 @@ def test_a_damaged_file_is_exported_again(tmp_path: Path) -> None:
     file = export(jobs, tmp_path)["empty"]
     content = file.path.read_bytes()
     file.path.write_bytes(content[:-1])
-    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
-    again = export(jobs, tmp_path, workers=0)["empty"]
+    again = export(jobs, tmp_path)["empty"]
     assert not again.was_cached
-    # one seed gives one file, in this process as in another; and this one is left as it was
-    assert file.path.read_bytes() == content
-    assert threads == torch.get_num_threads()
-    assert torch.equal(state, torch.random.get_rng_state())
+    assert file.path.read_bytes() == content  # one seed gives one file
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "workers", "message"),
+    ("module", "message"),
     [
-        (exportable.SingularValues, 0, r"bad failed: .*aten\._linalg_svd.*are kept"),
-        (exportable.SingularValues, 1, r"bad failed: .*aten\._linalg_svd.*are kept"),
-        (exportable.Kills, 1, "bad failed: its process ended with signal SIGKILL"),
+        (exportable.SingularValues, r"bad failed: .*aten\._linalg_svd.*are kept"),
+        (exportable.Kills, "bad failed: its process ended with signal SIGKILL"),
     ],
 )
 def test_a_failure_names_the_operator_and_the_rest_is_kept(
-    module: type[nn.Module], workers: int, message: str, tmp_path: Path
+    module: type[nn.Module], message: str, tmp_path: Path
 ) -> None:
     good = ExportJob("good", partial(exportable.block, 8, 8, 3, 3, 1), SHAPES)
     with pytest.raises(ExportError, match=message):
-        export([ExportJob("bad", module, SHAPES), good], tmp_path, workers=workers)
+        export([ExportJob("bad", module, SHAPES), good], tmp_path, workers=1)
     assert len(list(tmp_path.iterdir())) == 2  # the file and what is known of it; no leftovers
     assert export([good], tmp_path)["good"].was_cached
 
