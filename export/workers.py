@@ -192,7 +192,7 @@ def _hand_out(
     worker.kinds.add(task.kind)
     # one that died meanwhile shows at its sentinel, with this task in hand
     with contextlib.suppress(OSError):
-        worker.pipe.send((function, str(scratch), task.argument))
+        worker.pipe.send((function, str(Path.cwd()), str(scratch.resolve()), task.argument))
 
 
 def _result(worker: _Worker) -> Any | Failed:
@@ -227,10 +227,11 @@ def _serve(pipe: Connection) -> None:
     # nobody has wanted anything for a while, or the parent is gone: then the pipe ends
     while pipe.poll(_IDLE_S):
         try:
-            function, tempfile.tempdir, argument = pipe.recv()
+            function, folder, tempfile.tempdir, argument = pipe.recv()
         except (EOFError, OSError):
             return
         try:
+            os.chdir(folder)  # paths in the argument are of the sender
             result = function(pickle.loads(argument))
         except Exception as error:
             result = Failed(type(error).__name__, str(error))

@@ -21,6 +21,10 @@ def whose(seconds: float) -> int:
     return os.getpid()
 
 
+def where(_: object) -> str:
+    return str(Path.cwd())
+
+
 def tasks(*kinds: str, seconds: float = 0.0) -> list[Task]:
     return [Task(pickle.dumps(seconds), kind) for kind in kinds]
 
@@ -42,6 +46,16 @@ def test_who_is_idle_is_given_the_next_tasks(tmp_path: Path) -> None:
     assert len({*first, os.getpid()}) == 3
     assert set(done(tasks("a"), tmp_path, workers=1)) < set(first)
     assert set(done(tasks("a", "a", seconds=0.2), tmp_path, workers=2)) == set(first)
+
+
+def test_paths_are_those_of_whoever_has_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        [(_, seen)] = run_in_workers(where, tasks("a"), workers=1, scratch=Path())
+        assert seen == str(folder.resolve())
 
 
 def test_a_task_is_given_to_whom_knows_its_kind(tmp_path: Path) -> None:
