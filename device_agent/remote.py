@@ -340,10 +340,12 @@ class RemoteDevice(ABC):
 
     def _put(self, copies: Sequence[Copy], seconds: float) -> None:
         """All of them under other names first, then each in its place, if it came as it was."""
-        parts = [f"{self._meet()}/run/{self._owner.new_name()}.part" for _ in copies]
-        words: list[str] = []
-        for copy, part in zip(copies, parts, strict=True):
-            words += (part, f"{self.workdir}/{copy.below}", copy.sha256, copy.mode)
+        folder = f"{self._meet()}/run"
+        names = [f"{self._owner.new_name()}.part" for _ in copies]
+        parts = [f"{folder}/{name}" for name in names]
+        words = [folder]
+        for copy, name in zip(copies, names, strict=True):
+            words += (name, f"{self.workdir}/{copy.below}", copy.sha256, copy.mode)
         try:
             self._send([(c.local, part) for c, part in zip(copies, parts, strict=True)], seconds)
             done = self.run(["sh", "-c", scripts.PLACE, "sh", *words], timeout_s=seconds)
