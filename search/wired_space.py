@@ -27,12 +27,15 @@ class PlannedSpace(ABC):
     Attributes:
         keep_spare: Networks hold the parameters of operators on which nothing depends, as the
             published ones do; no file has them.
+        once: Networks compute once what several edges compute of the same inputs without weights,
+            and `cost_terms` know it.
     """
 
     name: str
     deployment: Deployment
     decisions: tuple[Decision, ...]
     keep_spare = False
+    once = False
 
     @property
     @abstractmethod
@@ -110,7 +113,7 @@ class WiredSpace(PlannedSpace):
     def plan(self, arch: Arch, deployment: Deployment | None = None) -> Plan:
         check_arch(self, arch)
         deployment = deployment or self.deployment
-        net = PlanWiring(arch, keep_spare=self.keep_spare)
+        net = PlanWiring(arch, keep_spare=self.keep_spare, once=self.once)
         return net.finish(self.wire(net, Wire(IMAGE, deployment.input_shape), deployment))
 
     def cost_terms(self) -> tuple[CostTerm, ...]:

@@ -26,6 +26,9 @@ Shape = tuple[int, int, int]
 IMAGE = "image"
 """What the input of a network is called."""
 
+WEIGHTLESS = frozenset({"add", "avg_pool", "max_pool", "zeros"})
+"""Kinds of operators that give the same wherever they stand, on the same inputs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wire:
@@ -144,11 +147,15 @@ class PlanWiring:
 
     Args:
         keep_spare: Remember operators on which nothing depends, for the sake of their parameters.
+        once: What several edges compute of the same inputs without weights is computed once, as
+            runtimes that look for it (ONNX Runtime) do anyway.
     """
 
-    def __init__(self, arch: Arch, *, keep_spare: bool = False) -> None:
+    def __init__(self, arch: Arch, *, keep_spare: bool = False, once: bool = False) -> None:
         self.arch = arch
         self.keep_spare = keep_spare
+        self.once = once
+        self._first: dict[tuple[OpKey, tuple[str, ...]], str] = {}
         self._steps: dict[str, Step] = {}
         self._spare: list[tuple[str, OpKey]] = []
 
@@ -157,7 +164,9 @@ class PlanWiring:
         if len(names) < len(inputs):  # an operator on zeros is left out, and zero
             self._spare.append((name, key))
             return Wire(None, output_shape(key))
-        self._steps[name] = Step(name, key, names)
+        if self.once and key.kind in WEIGHTLESS:
+            name = self._first.setdefault((key, names), name)
+        self._steps.setdefault(name, Step(name, key, names))
         return Wire(name, output_shape(key))
 
     def choose(self, name: str, decision: int, keys: Sequence[OpKey | None], *inputs: Wire) -> Wire:

@@ -51,6 +51,7 @@ class NasBench201Space(WiredSpace):
     """
 
     keep_spare = True
+    once = True
 
     def __init__(
         self,
@@ -155,7 +156,7 @@ def cell_parts() -> tuple[tuple[str, ...], ...]:
     shape = (1, 1, 1)
     parts = []
     for arch in product(range(len(OPERATORS)), repeat=len(EDGES)):
-        net = PlanWiring(arch)
+        net = PlanWiring(arch, once=True)
         x = net.op("input", add_key(shape), Wire(IMAGE, shape))
         plan = net.finish(_wire_cell(net, "cell", x))
         parts.append(tuple(_part(step.key) for step in plan.steps if step.name != "input"))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nasdeploy.errors import BadInput, UnknownName, UsageError
+from nasdeploy.latency_tables.cost import CompiledCost
 from nasdeploy.search.counters import count, counted_cost
 from nasdeploy.search.evaluators.tabular import TabularEvaluator, load_nasbench201
 from nasdeploy.search.spaces.nasbench201 import (
@@ -84,6 +85,24 @@ def test_a_cell_without_a_way_through_gives_zeros_and_still_is_a_network() -> No
     network = small.build((3, 0, 0, 0, 0, 0), task=TASK).eval()
     outputs = network(torch.randn(2, 3, 8, 8))
     assert torch.equal(outputs[0], outputs[1])
+
+
+def test_what_several_edges_pool_of_one_node_is_pooled_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # node 1 is the input itself: three pools of it, in three stages of a cell each
+    space, arch = NasBench201Space(channels=4, cells=1), (1, 2, 4, 4, 4, 2)
+    kinds = [step.key.kind for step in space.plan(arch).steps]
+    assert kinds.count("avg_pool") == 3
+    pools = {str(op.key): float(op.key.kind == "avg_pool") for op in space.all_ops()}
+    assert CompiledCost.compile(space.cost_terms(), pools, [5] * 6).of(arch) == 3
+    network = space.build(arch, task=TASK).eval()
+    monkeypatch.setattr(NasBench201Space, "once", False)
+    plain = space.build(arch, task=TASK).eval()
+    assert [step.key.kind for step in space.plan(arch).steps].count("avg_pool") == 9
+    plain.load_state_dict(network.state_dict())
+    image = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(network(image), plain(image), rtol=0, atol=0)
 
 
 def test_a_text_that_is_no_cell_says_how_one_reads() -> None:
