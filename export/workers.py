@@ -131,6 +131,13 @@ def interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def end_idle() -> None:
+    """End those who wait for tasks: whoever has some next starts anew."""
+    with _idle_lock:
+        _stop(_idle)
+        _idle.clear()
+
+
 def _taken(workers: int, tasks: Sequence[Task]) -> list[_Worker]:
     """Idle ones, first those that have loaded what is needed, and new ones for what is missing."""
     kinds = {task.kind for task in tasks}

@@ -37,8 +37,7 @@ def done(wanted: list[Task], scratch: Path, *, workers: int) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def nobody_idle() -> None:
-    workers._stop(workers._idle)
-    workers._idle.clear()
+    workers.end_idle()
 
 
 def test_who_is_idle_is_given_the_next_tasks(tmp_path: Path) -> None:
