@@ -10,10 +10,17 @@ import pytest
 from small_run import CONFIG
 
 from nasdeploy.durable import Journal, read_jsonl
+from nasdeploy.latency_tables.table import read_table
 from nasdeploy.pipeline.config import make_config
 from nasdeploy.pipeline.console import Console
 from nasdeploy.pipeline.flow import make_context
-from nasdeploy.pipeline.measuring import STARTS, Measurements, NetworkLatency, network_config
+from nasdeploy.pipeline.measuring import (
+    STARTS,
+    Measurements,
+    NetworkLatency,
+    network_config,
+    usual_sentinel_ms,
+)
 
 ONE = NetworkLatency(
     name="network 0.1", file_sha256="a" * 64, device="cpu, 2 cores", runtime="litert",
@@ -103,3 +110,33 @@ def test_while_the_bound_lies_in_the_interval_measuring_goes_on(
         rounds = read_jsonl(folder / "rounds.jsonl")
         begun = read_jsonl(tmp_path / "rounds.jsonl")
         assert rounds[: len(begun)] == begun
+
+
+@pytest.mark.slow
+def test_how_much_slower_a_device_is_than_when_its_table_was_measured_is_said(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = make_config({**CONFIG, "data": "none"}, source="the test")
+    context = make_context(config, Console())
+    table = read_table(finished / "runs" / "tiny" / "table.yaml")
+    usual_ms = usual_sentinel_ms(table)
+    assert usual_ms is not None
+    file = finished / "runs" / "tiny" / "winner" / "winner-onnxruntime-fp32.onnx"
+
+    def slowdown(name: str, ms: float) -> float | None:
+        settings = replace(network_config(context, usual_ms=ms), wait_s=0.1)
+        return Measurements(tmp_path / "measurements.jsonl").measure(
+            context, name, file, statistic="p10", config=settings, label="Measuring"
+        ).slowdown  # fmt: skip
+
+    # as if the table had been measured on a device that is a hundred times quicker, or slower
+    quicker = slowdown("quicker", usual_ms / 100)
+    assert quicker is not None and quicker > 10
+    assert "times as slow as when its table was measured" in capsys.readouterr().err
+    slower = slowdown("slower", usual_ms * 100)
+    assert slower is not None and slower < 0.5
+    assert "times as slow" not in capsys.readouterr().err
