@@ -6,6 +6,8 @@ terms of a space. Which of them a runtime shows is seen on the anchors:
 * ``offset``: what a call costs whatever it runs, the same for every network;
 * ``elements``: what an operator's file does at its edges and a network does not, such as bringing
   its inputs into the layout of its kernels: so much for each element that goes in;
+* ``pooled``: the same for pools alone. In a network a pool finds its input in the layout of the
+  convolution before it, and by itself it may take four times as long as one;
 * ``operators``: what a file by itself costs beside that, and what a runtime saves by joining it to
   its neighbours: so much for each operator.
 """
@@ -20,8 +22,10 @@ import numpy as np
 from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.elimination import FloatArray
 
-OFFSET, ELEMENTS, OPERATORS = "offset", "elements", "operators"
-FORMS: tuple[tuple[str, ...], ...] = ((ELEMENTS,), (ELEMENTS, OPERATORS), (OFFSET,))
+OFFSET, ELEMENTS, POOLED, OPERATORS = "offset", "elements", "pooled", "operators"
+FORMS: tuple[tuple[str, ...], ...] = (
+    (ELEMENTS,), (POOLED,), (ELEMENTS, OPERATORS), (ELEMENTS, POOLED), (OFFSET,),
+)  # fmt: skip
 """What is fitted beside the scale, one of these; an earlier one is preferred."""
 
 _CLEARLY_BETTER = 0.75

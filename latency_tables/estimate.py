@@ -29,6 +29,7 @@ from nasdeploy.latency_tables.calibration import (
     ELEMENTS,
     OFFSET,
     OPERATORS,
+    POOLED,
     UNFITTED,
     Columns,
     Fit,
@@ -222,12 +223,17 @@ class Estimator:
 
 
 def corrections_of(terms: Sequence[CostTerm], choices: Sequence[int]) -> dict[str, CompiledCost]:
-    """What `calibration` may fit beside the sum: elements that go into operators, and operators."""
-    keys = {key for term in terms for key in term.keys}
+    """What `calibration` may fit beside the sum: how many elements go into operators, and into
+    pools, and how many operators there are."""
+    keys = {text: OpKey.parse(text) for term in terms for text in term.keys}
     elements = {
-        key: float(sum(math.prod(shape) for shape in OpKey.parse(key).input_shapes)) for key in keys
+        text: float(sum(math.prod(shape) for shape in key.input_shapes))
+        for text, key in keys.items()
     }
-    counted = {ELEMENTS: elements, OPERATORS: dict.fromkeys(keys, 1.0)}
+    pooled = {
+        text: elements[text] if key.kind.endswith("_pool") else 0.0 for text, key in keys.items()
+    }
+    counted = {ELEMENTS: elements, POOLED: pooled, OPERATORS: dict.fromkeys(keys, 1.0)}
     return {
         name: CompiledCost.compile(terms, values, choices, what=f"number of {name}")
         for name, values in counted.items()

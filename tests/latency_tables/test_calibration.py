@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nasdeploy.latency_tables.calibration import ELEMENTS, OFFSET, OPERATORS
+from nasdeploy.latency_tables.calibration import ELEMENTS, OFFSET, OPERATORS, POOLED
 from nasdeploy.latency_tables.cost import CompiledCost, CostTerm
 from nasdeploy.latency_tables.elimination import FloatArray
 from nasdeploy.latency_tables.estimate import Estimator, Measured, corrections_of
@@ -63,6 +63,26 @@ def test_what_each_operator_costs_by_itself_is_found_when_it_makes_a_difference(
     estimator, errors = fitted(8, element_ms=-2e-5, operator_ms=-0.06, offset_ms=0)
     assert set(estimator.coefficients) == {ELEMENTS, OPERATORS}
     assert np.abs(errors).max() < 1e-9
+
+
+def test_what_pools_take_by_themselves_and_not_in_a_network_is_found() -> None:
+    # each decision: nothing, a convolution, a pool
+    pairs = [(f"conv[out=8](8x{n}x{n})", f"avg_pool[kernel=3](8x{n}x{n})") for n in range(6, 12)]
+    terms = [CostTerm((i,), (3,), ((), (conv,), (pool,))) for i, (conv, pool) in enumerate(pairs)]
+    terms.append(TERMS[-1])
+    choices = (3,) * 6
+    alone = {key: float(RNG.uniform(0.5, 2.0)) for pair in pairs for key in pair} | ALONE
+    total = CompiledCost.compile(terms, alone, choices)
+    corrections = corrections_of(terms, choices)
+    archs = np.array([[1, 2, 0, 1, 1, 2], *RNG.integers(0, 3, (309, 6))])
+    truth = 0.8 * total(archs) - 4e-4 * corrections[POOLED](archs)
+    anchors = tuple(
+        Measured(tuple(arch), float(ms))
+        for arch, ms in zip(archs[:10].tolist(), truth[:10], strict=True)
+    )
+    estimator = Estimator(total, anchors, "p10", corrections)
+    assert estimator.coefficients == {POOLED: pytest.approx(-4e-4)}
+    assert estimator.population(archs[10:]) == pytest.approx(truth[10:])
 
 
 def test_few_networks_fit_the_scale_alone() -> None:
