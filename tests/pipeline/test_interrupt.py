@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from small_run import start
+
+from nasdeploy.pipeline.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -66,3 +69,21 @@ def test_ctrl_c_ends_in_one_line(
     assert last.startswith("Interrupted.")
     assert not still_running(process.pid)
     assert not list((folder / "runs").rglob("*.part"))
+
+
+def test_what_fails_since_an_extension_swallowed_the_interrupt_ends_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # numpy and torch, loaded by each other, were seen to do so
+    def run() -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ImportError("cannot load module more than once per process")
+
+    monkeypatch.setattr("nasdeploy.pipeline.cli._run", run)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err.startswith("Interrupted.")
+    assert signal.getsignal(signal.SIGINT) is handler
