@@ -209,15 +209,17 @@ class _Measuring:
         if accepted and short_s > 0:
             for_duration = math.ceil(_SPARE * short_s / self._round_s(accepted))
         for_state = 0
-        if self.slower() and sum(r.duration_s for r in self._log.rounds) < config.wait_s:
+        if self._slower() and sum(r.duration_s for r in self._log.rounds) < config.wait_s:
             for_state = math.ceil(config.min_start_s / self._round_s(self._log.rounds))
         return max(for_samples, for_starts, for_duration, for_state, 0)
 
-    def slower(self) -> str | None:
+    def _slower(self) -> str | None:
         """In words, where the device was never as quick in this session as it was before."""
         usual_ms, tolerance = self._config.usual_ms, self._config.sentinel_tolerance
+        if usual_ms is None:
+            return None
         now_ms = self._log.verdict(tolerance).reference_ms
-        if usual_ms is None or now_ms is None or now_ms <= (1 + tolerance) * usual_ms:
+        if now_ms is None or now_ms <= (1 + tolerance) * usual_ms:
             return None
         return (
             f"waiting for the device to be itself: the sentinel took {usual_ms:.4f} ms and takes "
@@ -326,7 +328,7 @@ class _Measuring:
         share = len(accepted) / len(self._log.rounds)
         eta_s = needed * self._round_s(self._log.rounds) / share if share else None
         again = f"round {round_.number} is measured again: {reason}" if reason else None
-        text = again or self.slower() or "measuring"
+        text = again or self._slower() or "measuring"
         self._report(len(accepted), len(accepted) + needed, eta_s, text)
 
     def _check_stability(self, before: int) -> None:

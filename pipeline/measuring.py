@@ -179,13 +179,6 @@ class Measurements:
             low_ms, high_ms = statistics.ci95_ms
             if bound_ms is None or not low_ms <= bound_ms < high_ms:
                 break
-        slowdown = _slowdown(measured, config)
-        if slowdown is not None and slowdown > 1 + config.sentinel_tolerance:
-            context.console.warn(
-                f"{name} was measured while {context.device.name} was {slowdown:.2f} times as slow "
-                "as when its table was measured: close what else runs on it and measure again, or "
-                "measure the table anew (nasdeploy profile)."
-            )
         latency = NetworkLatency(
             name=name,
             file_sha256=sha256_file(path),
@@ -201,7 +194,7 @@ class Measurements:
             statistics=columns(statistics),
             measured=now(),
             origin=context.origin,
-            slowdown=slowdown,
+            slowdown=_slowdown(context, measured, config),
         )
         self.journal.append(asdict(latency))
         return latency
@@ -238,8 +231,18 @@ class Measurements:
             )
 
 
-def _slowdown(measured: NetworkMeasurement, config: MeasureConfig) -> float | None:
+def _slowdown(
+    context: Context, measured: NetworkMeasurement, config: MeasureConfig
+) -> float | None:
+    """Against when the table was measured; the user is told if it is more than usual."""
     reference_ms = measured.session.reference_ms
     if config.usual_ms is None or reference_ms is None:
         return None
-    return reference_ms / config.usual_ms
+    slowdown = reference_ms / config.usual_ms
+    if slowdown > 1 + config.sentinel_tolerance:
+        context.console.warn(
+            f"{measured.graph} was measured while {context.device.name} was {slowdown:.2f} times "
+            "as slow as when its table was measured: close what else runs on it and measure again, "
+            "or measure the table anew (nasdeploy profile)."
+        )
+    return slowdown

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 _REFERENCE_BATCH = 64
-_SLOWEST_FIRST: tuple[Runtime, ...] = ("litert", "executorch", "onnxruntime")
 _PARITY_BYTES = 256 * 10**6  # of images that a runner is given at once
 
 
@@ -168,25 +167,23 @@ class _Conversion:
     target: Target
     calibration: Calibration
 
-    def __call__(self) -> list[Artifact]:
-        import torch
-
-        return [
-            exporter(self.runtime)(
-                self.model,
-                (torch.from_numpy(self.example),),
-                self.folder / f"winner-{self.runtime}-{precision}{SUFFIX[self.runtime]}",
-                precision=precision,
-                target=self.target,
-                calibration=self.calibration if precision == "int8" else None,
-            )
-            for precision in self.precisions
-        ]
-
 
 def converted(conversion: _Conversion) -> list[Artifact]:
-    """In a worker, which finds it by its name."""
-    return conversion()
+    """The files of one runtime; a worker finds it by its name."""
+    import torch
+
+    runtime = conversion.runtime
+    return [
+        exporter(runtime)(
+            conversion.model,
+            (torch.from_numpy(conversion.example),),
+            conversion.folder / f"winner-{runtime}-{precision}{SUFFIX[runtime]}",
+            precision=precision,
+            target=conversion.target,
+            calibration=conversion.calibration if precision == "int8" else None,
+        )
+        for precision in conversion.precisions
+    ]
 
 
 def _exported(
@@ -210,7 +207,7 @@ def _exported(
             context.info.target,
             reference.calibration,
         )
-        for runtime in sorted({runtime for runtime, _ in wanted}, key=_SLOWEST_FIRST.index)
+        for runtime in dict.fromkeys(runtime for runtime, _ in wanted)
     ]
     tasks = [Task(pickle.dumps(conversion), conversion.runtime) for conversion in conversions]
     with tempfile.TemporaryDirectory() as scratch:
