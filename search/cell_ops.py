@@ -47,11 +47,17 @@ class ConvBN(nn.Sequential):
         )
 
 
-class ReLUConvBN(nn.Sequential):
+class ReLUConvBN(Chained):
     """ReLU, a convolution, its batch norm; padding keeps the size."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__(nn.ReLU(), *ConvBN(in_channels, out_channels, kernel, stride))
+
+    def chain(self) -> Chain | None:
+        _, conv, norm = self
+        conv, norm = cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm)
+        served = conv.kernel_size == conv.stride == (1, 1) and norm.training
+        return (Unit(None, conv, norm),) if served else None
 
 
 class ConvBNReLU(nn.Sequential):
@@ -89,11 +95,9 @@ class DepthwiseSeparable(Chained):
 
     def chain(self) -> Chain | None:
         _, depthwise, pointwise, norm = self
-        unit = Unit(
-            cast(nn.Conv2d, depthwise), cast(nn.Conv2d, pointwise), cast(nn.BatchNorm2d, norm)
-        )
-        served = unit.depthwise.kernel_size[0] in KERNELS and norm.training
-        return (unit,) if served else None
+        depthwise, pointwise = cast(nn.Conv2d, depthwise), cast(nn.Conv2d, pointwise)
+        served = depthwise.kernel_size[0] in KERNELS and norm.training
+        return (Unit(depthwise, pointwise, cast(nn.BatchNorm2d, norm)),) if served else None
 
 
 class SepConv(Chained):

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #ifdef __AVX512F__
@@ -56,11 +57,12 @@ static inline int64_t up(int64_t count) { return (count + L - 1) / L * L; }
 // The same, but one number for all processors.
 static inline int64_t padded(int64_t count) { return (count + 15) / 16 * 16; }
 
-// f(first channel, lanes) for each vector of a pixel's channels; the last may be a part of one.
+// f(first channel, lanes) for each vector of a pixel's channels; the last may be a part of one. Lanes of
+// whole vectors are a type, so that f is compiled for them alone.
 template <class F>
 inline void each_vector(int64_t count, F f) {
   int64_t c = 0;
-  for (; c + L <= count; c += L) f(c, L);
+  for (; c + L <= count; c += L) f(c, std::integral_constant<int64_t, L>{});
   if (c < count) f(c, count - c);
 }
 inline V take(const float* p, int64_t lanes) { return lanes == L ? load(p) : load_some(p, lanes); }

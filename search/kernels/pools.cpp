@@ -27,7 +27,7 @@ void forward(const Pool& p, bool largest, const float* x, float* y) {
   for (int64_t ho = 0; ho < p.ho; ho++) {
     for (int64_t wo = 0; wo < p.wo; wo++, y += p.c) {
       const float share = 1.f / inside(p, ho, wo);
-      each_vector(p.c, [&](int64_t c, int64_t lanes) {
+      each_vector(p.c, [&](int64_t c, auto lanes) {
         V v = largest ? zero() - __builtin_inff() : zero();
         window(p, ho, wo, [&](int64_t at) {
           const V other = take(x + at + c, lanes);
@@ -44,7 +44,7 @@ void backward(const Pool& p, bool largest, const float* x, const float* y, const
   for (int64_t ho = 0; ho < p.ho; ho++) {
     for (int64_t wo = 0; wo < p.wo; wo++, y += p.c, g += p.c) {
       const float share = 1.f / inside(p, ho, wo);
-      each_vector(p.c, [&](int64_t c, int64_t lanes) {
+      each_vector(p.c, [&](int64_t c, auto lanes) {
         V left = take(g + c, lanes);  // of several that are largest, the first takes all
         const V most = largest ? take(y + c, lanes) : zero(), part = left * share;
         window(p, ho, wo, [&](int64_t at) {

@@ -67,10 +67,19 @@ template <int R, int Q, bool kAdd>
     for (int q = 0; q < Q; q++) store(o + r * ldo + q * L, sums[r][q]);
 }
 
+// f(how many vectors, first column): three vectors at a time, or two where one would be left over.
+template <class F>
+[[gnu::always_inline]] inline void in_columns(int64_t cols, F f) {
+  int64_t c = 0, left = cols / L;
+  for (; left == 3 || left > 4; left -= 3, c += 3 * L) f(std::integral_constant<int, 3>{}, c);
+  for (; left >= 2; left -= 2, c += 2 * L) f(std::integral_constant<int, 2>{}, c);
+  if (left) f(std::integral_constant<int, 1>{}, c);
+}
+
 template <int Q>
 void multiply_columns(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols,
                       int64_t rows, int64_t depth) {
-  constexpr int R = Q == 2 ? 6 : 8;  // as many sums as there are registers
+  constexpr int R = Q == 3 ? 4 : Q == 2 ? 6 : 8;  // as many sums as there are registers
   int64_t m = 0;
   auto blocks = [&]<int N>(std::integral_constant<int, N>) {
     for (; m + N <= rows; m += N) multiply_block<N, Q, false>(a + m * lda, lda, 1, p, cols, o + m * ldo, ldo, depth);
@@ -82,17 +91,17 @@ void multiply_columns(const float* a, int64_t lda, const float* p, float* o, int
 
 void multiply(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols, int64_t rows,
               int64_t depth) {
-  int64_t c = 0;
-  for (; c + 2 * L <= cols; c += 2 * L) multiply_columns<2>(a, lda, p + c, o + c, ldo, cols, rows, depth);
-  if (c < cols) multiply_columns<1>(a, lda, p + c, o + c, ldo, cols, rows, depth);
+  in_columns(cols, [&]<int Q>(std::integral_constant<int, Q>, int64_t c) {
+    multiply_columns<Q>(a, lda, p + c, o + c, ldo, cols, rows, depth);
+  });
 }
 
 // g[k][c] += sum over m of a[m][k] b[m][c]; all padded to whole vectors.
 void outer(const float* a, int64_t pi, const float* b, int64_t po, float* g, int64_t rows) {
   for (int64_t k = 0; k < pi; k += 4) {
-    int64_t c = 0;
-    for (; c + 2 * L <= po; c += 2 * L) multiply_block<4, 2, true>(a + k, 1, pi, b + c, po, g + k * po + c, po, rows);
-    if (c < po) multiply_block<4, 1, true>(a + k, 1, pi, b + c, po, g + k * po + c, po, rows);
+    in_columns(po, [&]<int Q>(std::integral_constant<int, Q>, int64_t c) {
+      multiply_block<4, Q, true>(a + k, 1, pi, b + c, po, g + k * po + c, po, rows);
+    });
   }
 }
 

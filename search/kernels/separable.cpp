@@ -2,6 +2,7 @@
 //
 //   y = pointwise(depthwise(relu(a x + b)))          the batch norm behind it is an affine map of y
 //
+// A kernel of 1 is no depthwise convolution: the 1x1 convolution then reads the frame itself.
 // An image passes through all of it before the next one is looked at, so that what lies in between
 // stays in the processor's cache and is never stored: the backward pass computes it again. The
 // affine map (a, b per channel) is the batch norm of a unit before this one, also never stored.
@@ -16,7 +17,8 @@ namespace {
 struct Unit {
   int64_t n, h, w, ci, co, ho, wo, kernel, stride, dilation;
   int64_t pad() const { return dilation * (kernel - 1) / 2; }
-  int64_t wide() const { return w + 2 * pad() + kMargin; }  // a padded row
+  bool deep() const { return kernel > 1; }
+  int64_t wide() const { return deep() ? w + 2 * pad() + kMargin : w; }  // a padded row
   int64_t pi() const { return up(ci); }
   int64_t po() const { return up(co); }
   // rows of output that are worked on together: enough pixels to fill the multiplication below
@@ -35,7 +37,7 @@ void frame(const Unit& u, const float* x, const float* a, const float* b, float*
   for (int64_t h = 0; h < u.h; h++) {
     float* row = out + ((h + p) * u.wide() + p) * pi;
     for (int64_t w = 0; w < u.w; w++, x += u.ci, row += pi) {
-      each_vector(u.ci, [&](int64_t c, int64_t lanes) {
+      each_vector(u.ci, [&](int64_t c, auto lanes) {
         V v = take(x + c, lanes);
         if (a) v = v * load(a + c) + load(b + c);
         store(row + c, positive(v));
@@ -45,7 +47,7 @@ void frame(const Unit& u, const float* x, const float* a, const float* b, float*
 }
 
 // What a forward pass is given. x: (n, h, w, ci); a, b: (ci and zeros up to whole vectors), or null;
-// depthwise: (ci, kernel, kernel); pointwise: (co, ci); y: (n, ho, wo, co);
+// depthwise: (ci, kernel, kernel), null with a kernel of 1; pointwise: (co, ci); y: (n, ho, wo, co);
 // gamma, beta, running_mean, running_variance: (co), or null; norm: (4, co and zeros), the mean of y,
 // its inverse standard deviation, and the affine map that the batch norm is.
 struct Forward {
@@ -137,7 +139,7 @@ struct Moments {
 
 struct Scratch {
   int64_t call = 0;
-  std::vector<float> framed, gradients, deep, out, row, s, q;
+  std::vector<float> framed, gradients, depthwise, out, row, s, q;
   std::vector<Tap> taps;
 };
 
@@ -148,7 +150,7 @@ struct Weights {
       : taps(u.kernel * u.kernel * u.pi(), 0.f), across(u.ci * u.po(), 0.f), back(u.co * u.pi(), 0.f) {
     const int64_t k2 = u.kernel * u.kernel;
     for (int64_t c = 0; c < u.ci; c++)
-      for (int64_t t = 0; t < k2; t++) taps[t * u.pi() + c] = depthwise[c * k2 + t];
+      for (int64_t t = 0; u.deep() && t < k2; t++) taps[t * u.pi() + c] = depthwise[c * k2 + t];
     for (int64_t o = 0; o < u.co; o++) {
       for (int64_t i = 0; i < u.ci; i++) {
         across[i * u.po() + o] = pointwise[o * u.ci + i];
@@ -166,7 +168,7 @@ void settle(const Unit& u, const float* band, int64_t pixels, float* y, Moments&
     for (int64_t i = 0; i < pixels; i++)
       for (int64_t c = 0; c < u.co; c++) m.pivot[c] += band[i * po + c] / pixels;
   }
-  each_vector(u.co, [&](int64_t c, int64_t lanes) {
+  each_vector(u.co, [&](int64_t c, auto lanes) {
     const V pivot = load(&m.pivot[c]);
     V sum = load(&s.s[c]), squares = load(&s.q[c]);
     for (int64_t i = 0; i < pixels; i++) {
@@ -180,6 +182,16 @@ void settle(const Unit& u, const float* band, int64_t pixels, float* y, Moments&
   });
 }
 
+// What the 1x1 convolution reads for rows `from` to `to` of its output, pixel behind pixel.
+const float* deep_rows(const Unit& u, const Weights& weights, int64_t from, int64_t to, Scratch& s) {
+  const int64_t row = u.wo * u.pi();
+  if (!u.deep()) return s.framed.data() + from * row;
+  for (int64_t ho = from; ho < to; ho++) {
+    depthwise_row(u, s.framed.data(), weights.taps.data(), ho, s.depthwise.data() + (ho - from) * row, s.taps);
+  }
+  return s.depthwise.data();
+}
+
 void forward_image(const Unit& u, const float* x, const float* a, const float* b, const Weights& weights,
                    float* y, Moments& m, Scratch& s) {
   const int64_t pi = u.pi(), po = u.po();
@@ -188,11 +200,8 @@ void forward_image(const Unit& u, const float* x, const float* a, const float* b
   s.q.assign(po, 0.f);
   for (int64_t from = 0; from < u.ho; from += u.band()) {
     const int64_t to = std::min(u.ho, from + u.band()), pixels = (to - from) * u.wo;
-    for (int64_t ho = from; ho < to; ho++) {
-      float* row = s.deep.data() + (ho - from) * u.wo * pi;
-      depthwise_row(u, s.framed.data(), weights.taps.data(), ho, row, s.taps);
-    }
-    multiply(s.deep.data(), pi, weights.across.data(), s.out.data(), po, po, pixels, u.ci);
+    const float* deep = deep_rows(u, weights, from, to, s);
+    multiply(deep, pi, weights.across.data(), s.out.data(), po, po, pixels, u.ci);
     settle(u, s.out.data(), pixels, y + from * u.wo * u.co, m, s);
   }
   for (int64_t c = 0; c < u.co; c++) {
@@ -211,7 +220,7 @@ void resize(const Unit& u, Scratch& s, int64_t call) {
   const int64_t pixels = u.band() * u.wo;
   s.framed.assign((u.h + 2 * u.pad()) * u.wide() * u.pi(), 0.f);
   s.gradients.assign(u.ho * (u.wo + 2 * (u.pad() + 1)) * u.pi(), 0.f);
-  s.deep.resize(pixels * u.pi());
+  s.depthwise.resize(pixels * u.pi());
   s.out.assign(pixels * u.po(), 0.f);
   s.row.resize(u.w * u.pi());
 }
@@ -281,7 +290,7 @@ void backward_bands(const Unit& u, const float* g, const float* y, const NormGra
     const int64_t to = std::min(u.ho, from + u.band()), pixels = (to - from) * u.wo;
     ahead(g + to * u.wo * u.co, pixels * u.co);
     ahead(y + to * u.wo * u.co, pixels * u.co);
-    each_vector(u.co, [&](int64_t c, int64_t lanes) {
+    each_vector(u.co, [&](int64_t c, auto lanes) {
       const V A = load(&norm.A[c]), B = load(&norm.B[c]), C = load(&norm.C[c]);
       const int64_t at = from * u.wo * u.co + c;
       for (int64_t i = 0; i < pixels; i++) {
@@ -292,18 +301,17 @@ void backward_bands(const Unit& u, const float* g, const float* y, const NormGra
     for (int64_t ho = from; ho < to; ho++) {
       float* row = s.gradients.data() + (ho * wide + u.pad() + 1) * pi;
       multiply(s.out.data() + (ho - from) * u.wo * po, po, weights.back.data(), row, pi, pi, u.wo, u.co);
-      if (!of_weights) continue;
-      depthwise_row(u, s.framed.data(), weights.taps.data(), ho, s.deep.data() + (ho - from) * u.wo * pi, s.taps);
-      gradient_row(u, s.framed.data(), row, ho, out.taps.data());
+      if (of_weights && u.deep()) gradient_row(u, s.framed.data(), row, ho, out.taps.data());
     }
-    if (of_weights) outer(s.deep.data(), pi, s.out.data(), po, out.across.data(), pixels);
+    if (of_weights) outer(deep_rows(u, weights, from, to, s), pi, s.out.data(), po, out.across.data(), pixels);
   }
 }
 
 // Row `h` of the gradient of relu(a x + b), columns first, first + stride, ...: each tap that reached
 // them gives back. Columns outside the output lie in the frame, which is zero there.
-int64_t input_row(const Unit& u, const Weights& weights, int64_t h, int64_t first, Scratch& s) {
+const float* input_row(const Unit& u, const Weights& weights, int64_t h, int64_t first, int64_t columns, Scratch& s) {
   const int64_t pi = u.pi(), p = u.pad(), wide = u.wo + 2 * (p + 1);
+  if (!u.deep()) return s.gradients.data() + (h * wide + 1) * pi;
   s.taps.clear();
   for (int64_t dy = 0; dy < u.kernel; dy++) {
     const int64_t down = h + p - dy * u.dilation;
@@ -315,9 +323,8 @@ int64_t input_row(const Unit& u, const Weights& weights, int64_t h, int64_t firs
       s.taps.push_back({at * pi, weights.taps.data() + (dy * u.kernel + dx) * pi});
     }
   }
-  const int64_t columns = (u.w - first + u.stride - 1) / u.stride;
   taps_row(s.taps, s.gradients.data(), pi, s.row.data(), columns, pi);
-  return columns;
+  return s.row.data();
 }
 
 struct Source {
@@ -337,12 +344,13 @@ void backward_input(const Unit& u, const Weights& weights, const Source& source,
     ahead(source.x + next, u.w * u.ci);
     if (source.add) ahead(source.gradient + next, u.w * u.ci);
     for (int64_t first = 0; first < std::min(u.stride, u.w); first++) {
-      const int64_t columns = input_row(u, weights, h, first, s);
+      const int64_t columns = (u.w - first + u.stride - 1) / u.stride;
+      const float* row = input_row(u, weights, h, first, columns, s);
       const int64_t at = ((image * u.h + h) * u.w + first) * u.ci, step = u.stride * u.ci;
-      each_vector(u.ci, [&](int64_t c, int64_t lanes) {
+      each_vector(u.ci, [&](int64_t c, auto lanes) {
         V sum = load(&s.s[c]), products = load(&s.q[c]);
         for (int64_t i = 0; i < columns; i++) {
-          V v = load(&s.row[i * pi + c]);
+          V v = load(row + i * pi + c);
           const V x = take(source.x + at + i * step + c, lanes);
           const V z = source.a ? x * load(source.a + c) + load(source.b + c) : x;
           v = z > zero() ? v : zero();

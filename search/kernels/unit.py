@@ -1,7 +1,7 @@
 """Weighted sums of chains of units, forward and backward at once.
 
-A unit is ReLU, a depthwise convolution, a 1x1 convolution and a batch norm; a chain is one unit
-behind another, as in a separable convolution of DARTS. Stored are only the outputs of the 1x1
+A unit is ReLU, a depthwise convolution or none, a 1x1 convolution and a batch norm; a chain is one
+unit behind another, as in a separable convolution of DARTS. Stored are only the outputs of the 1x1
 convolutions: a batch norm in training is an affine map of them, which whoever reads them applies,
 and everything else is computed again in the backward pass, image by image, in the cache.
 """
@@ -30,18 +30,26 @@ _PADDING = 16  # floats of the longest vector
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Unit:
-    """ReLU, a depthwise convolution, a 1x1 convolution, batch norm."""
+    """ReLU, a depthwise convolution or none, a 1x1 convolution, batch norm."""
 
-    depthwise: nn.Conv2d
+    depthwise: nn.Conv2d | None
     pointwise: nn.Conv2d
     norm: nn.BatchNorm2d
 
     def parameters(self) -> tuple[Tensor | None, ...]:
-        return self.depthwise.weight, self.pointwise.weight, self.norm.weight, self.norm.bias
+        deep = None if self.depthwise is None else self.depthwise.weight
+        return deep, self.pointwise.weight, self.norm.weight, self.norm.bias
+
+    def window(self) -> tuple[int, int, int]:
+        """Kernel, stride, dilation."""
+        if self.depthwise is None:
+            return 1, 1, 1
+        conv = self.depthwise
+        return conv.kernel_size[0], conv.stride[0], conv.dilation[0]
 
     def output_size(self, x: Tensor) -> tuple[int, int]:
         height, width = x.shape[2:]
-        stride = self.depthwise.stride[0]
+        _, stride, _ = self.window()
         return (height - 1) // stride + 1, (width - 1) // stride + 1
 
 
@@ -365,5 +373,5 @@ def _shape(unit: Unit, x: Tensor) -> _Shape:
     images, channels, height, width = x.shape
     return _Shape(
         images, height, width, channels, unit.pointwise.out_channels, *unit.output_size(x),
-        unit.depthwise.kernel_size[0], unit.depthwise.stride[0], unit.depthwise.dilation[0],
+        *unit.window(),
     )  # fmt: skip

@@ -109,7 +109,7 @@ def test_two_edges_from_the_same_features_have_the_gradients_of_float64(
         found.append([y, *torch.autograd.grad(y, taken, upstream.to(dtype))])
     for mine, exact in zip(*found, strict=True):
         scale = float(exact.detach().abs().max())
-        assert float((mine.double() - exact).abs().max()) < 1e-5 * scale
+        assert float((mine.detach().double() - exact.detach()).abs().max()) < 1e-5 * scale
 
 
 def test_the_edges_into_a_node_are_weighed_and_the_weights_add_up_to_one() -> None:

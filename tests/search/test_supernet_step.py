@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from random import Random
+from statistics import median
 
 import pytest
 import torch
@@ -26,13 +27,18 @@ def relative(found: Tensor, reference: Tensor) -> float:
 
 @pytest.mark.parametrize("partial", [1, 2])
 def test_architecture_gradients_of_darts_are_those_of_float64(partial: int) -> None:
+    # of images of which rounding puts one number on the other side of a ReLU, that number is seen
+    # in the gradients: with stock operators too, and rarely
+    assert median(_far_from_float64(partial, seed) for seed in range(3)) < 1e-5
+
+
+def _far_from_float64(partial: int, seed: int) -> float:
     space = make_space("darts", input_shape=(3, 16, 16), classes=4, channels=8, layers=3)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     ours = space.supernet(  # type: ignore[call-arg]
         SinglePath(()), task=TASK, partial_channels=partial
     ).train()
     exact = copy.deepcopy(ours).double()
-    # of fewer images one number on the other side of a ReLU is seen
     x, y = torch.randn(32, 3, 16, 16), torch.randint(4, (32,))
     gradients = []
     for net, images in ((ours.to(memory_format=torch.channels_last), x), (exact, x.double())):
@@ -44,7 +50,7 @@ def test_architecture_gradients_of_darts_are_those_of_float64(partial: int) -> N
             loss = functional.cross_entropy(net(images), y)
         found = torch.autograd.grad(loss, relaxation.parameters())
         gradients.append(torch.cat([gradient.flatten().double() for gradient in found]))
-    assert relative(gradients[0], gradients[1]) < 1e-4
+    return relative(gradients[0], gradients[1])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from nasdeploy.search.cell_ops import (
     DepthwiseSeparable,
     FactorizedReduce,
     MaxPool,
+    ReLUConvBN,
     SepConv,
     Zeros,
 )
@@ -80,6 +81,25 @@ def test_a_unit_equals_its_parts_in_float64(
     scattered([unit])
     for size in ((11, 12), (2, 2)):
         assert_alike(unit, torch.randn(3, channels, *size))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("channels", "out_channels"), [(3, 8), (20, 20), (40, 13), (9, 80)])
+def test_a_unit_without_depthwise_convolution_equals_its_parts_in_float64(
+    channels: int, out_channels: int
+) -> None:
+    torch.manual_seed(channels)
+    unit = ReLUConvBN(channels, out_channels, 1)
+    assert unit.chain() is not None
+    scattered([unit])
+    for size in ((11, 12), (33, 2), (2, 2)):
+        assert_alike(unit, torch.randn(3, channels, *size))
+
+
+@needs_compiler
+def test_other_convolutions_are_no_units() -> None:
+    assert ReLUConvBN(4, 4, 3).chain() is None
+    assert ReLUConvBN(4, 4, 1, stride=2).chain() is None
 
 
 @needs_compiler
