@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from random import Random
-from statistics import median
 
 import pytest
 import torch
@@ -27,9 +26,10 @@ def relative(found: Tensor, reference: Tensor) -> float:
 
 @pytest.mark.parametrize("partial", [1, 2])
 def test_architecture_gradients_of_darts_are_those_of_float64(partial: int) -> None:
-    # of images of which rounding puts one number on the other side of a ReLU, that number is seen
-    # in the gradients: with stock operators too, and rarely
-    assert median(_far_from_float64(partial, seed) for seed in range(3)) < 1e-5
+    # where rounding puts one number on the other side of a ReLU, that number is seen in the
+    # gradients: about once in ten sets of images, with stock operators too
+    *most, _ = sorted(_far_from_float64(partial, seed) for seed in range(5))
+    assert max(most) < 1e-5
 
 
 def _far_from_float64(partial: int, seed: int) -> float:
