@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from peers import in_processes
 
 from nasdeploy.latency_tables.estimate import Estimator
 from nasdeploy.latency_tables.table import read_table
+from nasdeploy.pipeline.commands.options import settings_of
 from nasdeploy.pipeline.config import make_config
 from nasdeploy.pipeline.console import Console
 from nasdeploy.pipeline.data import DataSet, load_data
@@ -160,7 +160,7 @@ class Search:
         changes = {
             "valid_batches": VALID_BATCHES,
             **self.method.settings,
-            **dict(self.job.args.set),
+            **settings_of(self.job.args.set),
             "warmup_epochs": warmup,
             "search_epochs": epochs - warmup,
         }
@@ -282,11 +282,6 @@ def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 3)
 
 
-def setting(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    return name, yaml.safe_load(value)
-
-
 def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -302,8 +297,7 @@ def main() -> None:
     parser.add_argument("--profile-seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--workers", type=int, default=1, help="searches and trainings at a time")
-    parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
-                        help="a setting of the searches, such as latency_weight=0")  # fmt: skip
+    parser.add_argument("--set", action="append", metavar="NAME=VALUE", help="as for the search")
     parser.add_argument("--folder", type=Path, help="keep the tables here, and take them from here")
     args = parser.parse_args()
     args.quiet = args.json and not sys.stderr.isatty()
