@@ -21,6 +21,7 @@ from nasdeploy.durable import replacing
 from nasdeploy.errors import ExportError
 from nasdeploy.export.artifact import Artifact, Calibration, Precision, Target, TensorSpec
 from nasdeploy.export.conversion import converting, describe, layout_of, output_ranks, prepared
+from nasdeploy.export.pools import as_convolution, rewritten
 from nasdeploy.export.quantise import check_request, rows_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def export_executorch(
         from executorch.exir import to_edge_transform_and_lower
 
         constants: dict[str, float | int] = {}
+        # XNNPACK takes no pool that rounds up; the portable kernel takes ten times as long
+        copied = rewritten(copied, example_input, as_convolution, lambda pool: pool.ceil_mode)
         if precision == "int8":
             program = _quantised(copied, example_input, rows, quantised_io)
             if quantised_io:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from nasdeploy.durable import replacing
 from nasdeploy.errors import ExportError
@@ -27,6 +27,7 @@ from nasdeploy.export.conversion import (
     prepared,
     scratch_folder,
 )
+from nasdeploy.export.pools import as_convolution, padded_pool, rewritten
 from nasdeploy.export.quantise import check_request, rows_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _SCHEME = (
     "ai-edge-quantizer static_wi8_ai8, min-max: weights int8 symmetric per channel, "
     "activations int8 per tensor"
 )
+_LOWEST_INT8 = -128
+_QUANTISE_VERSION = 2
 
 
 def export_litert(
@@ -55,6 +58,7 @@ def export_litert(
     ranks = output_ranks(copied, example_input)
     rows = list(rows_of(calibration, example_input)) if precision == "int8" else []
     with converting("litert"):
+        copied = _norms_as_products(_pools_in_its_words(copied, example_input, precision))
         content = _converted(copied, example_input, ranks)
         if precision == "int8":
             content = _quantised(content, rows, quantised_io)
@@ -86,7 +90,6 @@ def _converted(
     import litert_torch
 
     _keep_channels_last()
-    model = _pad_pools(model, example_input)
     images = [i for i, tensor in enumerate(example_input) if tensor.ndim == 4]
     results = [i for i, rank in enumerate(output_ranks) if rank == 4]
     # The wrapper starts in training mode, whatever it wraps.
@@ -97,63 +100,47 @@ def _converted(
         return (folder / "fp32.tflite").read_bytes()
 
 
-def _pad_pools(model: nn.Module, example_input: tuple[Tensor, ...]) -> nn.Module:
-    """Write an average pool that doesn't count its padding as one that does, times a constant.
+def _pools_in_its_words(
+    model: nn.Module, example_input: tuple[Tensor, ...], precision: Precision
+) -> nn.Module:
+    """No average pool in int8, which XNNPACK has no kernel for (the plain one takes ten times as
+    long as a convolution); in fp32 none that leaves padding out of its mean at another stride than
+    1: the converter would compute windows' sums and sizes in an operator that no delegate takes.
+    """
+    if precision == "int8":
+        return rewritten(model, example_input, as_convolution)
 
-    With stride 1 the format has it; else the converter would compute the windows' sums and sizes in
-    an operator that no delegate takes and that cannot be quantised.
+    def foreign(pool: nn.AvgPool2d) -> bool:
+        padded = any((pool.padding,) if isinstance(pool.padding, int) else pool.padding)
+        uncounted = not pool.count_include_pad and pool.divisor_override is None
+        return uncounted and _side(pool.stride) > 1 and (padded or pool.ceil_mode)
+
+    return rewritten(model, example_input, padded_pool, foreign)
+
+
+def _norms_as_products(model: nn.Module) -> nn.Module:
+    """Batch norms, changed in place, as one product and one sum.
+
+    By itself the converter finds other operators for a batch norm whose shift is zero, as before
+    training, and XNNPACK takes one of them in fp32 only: what is measured before training would
+    not be what ships. Behind a convolution both disappear in its weights.
     """
     import torch
-    from torch.nn import functional
 
-    class PaddedPool(torch.nn.Module):
-        def __init__(self, pool: nn.AvgPool2d, size: Sequence[int]) -> None:
-            super().__init__()
-            self.kernel, self.stride = pool.kernel_size, pool.stride
-            ones = torch.ones(1, 1, *size)
-            counted = pool(ones)
-            before = pool.padding if isinstance(pool.padding, int) else max(pool.padding)
-            kernel, stride = _side(self.kernel), _side(self.stride)
-            behind = [
-                max(0, (out - 1) * stride + kernel - before - inside)
-                for out, inside in zip(counted.shape[2:], size, strict=True)
-            ]
-            self.padding = (before, behind[1], before, behind[0])
-            whole = functional.avg_pool2d(functional.pad(ones, self.padding), kernel, stride)
-            self.register_buffer("correction", counted / whole)
-
-        def forward(self, x: Tensor) -> Tensor:
-            padded = functional.pad(x, self.padding)
-            pooled = functional.avg_pool2d(padded, self.kernel, self.stride)
-            return pooled * cast("Tensor", self.correction)
-
-    root = torch.nn.ModuleList([model])  # so that every pool has a parent
-    sizes: dict[str, set[tuple[int, ...]]] = {}
-    hooks = []
-    for name, part in root.named_modules():
-        if isinstance(part, torch.nn.AvgPool2d) and _needs_padding(part):
-            seen = sizes.setdefault(name, set())
-            hooks.append(
-                part.register_forward_pre_hook(
-                    lambda _, inputs, seen=seen: seen.add(tuple(inputs[0].shape[2:]))
-                )
-            )
-    with torch.no_grad():
-        model(*example_input)
-    for hook in hooks:
-        hook.remove()
-    for name, seen in sizes.items():
-        if len(seen) == 1:
-            parent, _, child = name.rpartition(".")
-            pool = cast("nn.AvgPool2d", root.get_submodule(name))
-            setattr(root.get_submodule(parent), child, PaddedPool(pool, next(iter(seen))))
-    return root[0].eval()
+    for norm in [part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)]:
+        scale = (norm.get_buffer("running_var") + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * norm.weight
+        shift = -norm.get_buffer("running_mean") * scale
+        shift = shift if norm.bias is None else shift + norm.bias
+        norm.register_buffer("scale", scale[:, None, None])
+        norm.register_buffer("shift", shift[:, None, None])
+        # its other methods stay, since modules may call them
+        norm.forward = functools.partial(_affine, norm)
+    return model
 
 
-def _needs_padding(pool: nn.AvgPool2d) -> bool:
-    padded = any((pool.padding,) if isinstance(pool.padding, int) else pool.padding)
-    uncounted = not pool.count_include_pad and pool.divisor_override is None
-    return uncounted and _side(pool.stride) > 1 and (padded or pool.ceil_mode)
+def _affine(norm: nn.Module, x: Tensor) -> Tensor:
+    return x * norm.get_buffer("scale") + norm.get_buffer("shift")
 
 
 def _side(size: int | Sequence[int]) -> int:
@@ -215,7 +202,40 @@ def _quantised(content: bytes, rows: Sequence[tuple[Tensor, ...]], quantised_io:
     result = quantiser.quantize(
         observer.get_model_qsvs(), enable_progress_bar=False, enable_progress_report=False
     )
-    return bytes(result.quantized_model)
+    return _requantising_relus(bytes(result.quantized_model))
+
+
+def _requantising_relus(content: bytes) -> bytes:
+    """ReLUs from int8 to int8 as what they are there: another scale, whose lowest number is zero.
+
+    Such a ReLU is left over where it stands before a convolution, since XNNPACK takes none in int8;
+    the plain kernel takes 20 times as long as XNNPACK's change of scale.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    relu, quantise = schema.BuiltinOperator.RELU, schema.BuiltinOperator.QUANTIZE
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = quantise
+    code.version = _QUANTISE_VERSION
+    changed = False
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            source, end = (graph.tensors[i[0]] for i in (operator.inputs, operator.outputs))
+            int8 = source.type == end.type == schema.TensorType.INT8
+            if model.operatorCodes[operator.opcodeIndex].builtinCode != relu or not int8:
+                continue
+            if end.quantization.zeroPoint[0] != _LOWEST_INT8:
+                continue
+            operator.opcodeIndex = len(model.operatorCodes)
+            operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
+            operator.builtinOptions = schema.QuantizeOptionsT()
+            changed = True
+    if not changed:
+        return content
+    model.operatorCodes.append(code)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _argument_index(name: str) -> int:

@@ -240,16 +240,22 @@ class Concat(nn.Module):
 
 
 class Zeros(nn.Module):
-    """Its input times zero: an edge that is there and carries nothing, as published."""
+    """Zeros in the shape of its output: an edge that is there and carries nothing, as published.
 
-    def __init__(self, stride: int) -> None:
+    A depthwise convolution of zeros, which every converter keeps and every runtime has a quick
+    kernel for. A product with zero is taken out of a network by LiteRT's converter, and with it
+    all that is computed of it, so that no sum of operators foretells what is left.
+    """
+
+    weight: Tensor
+
+    def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
+        self.register_buffer("weight", torch.zeros(channels, 1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride > 1:
-            x = x[:, :, :: self.stride, :: self.stride]
-        return x * 0.0
+        return functional.conv2d(x, self.weight, stride=self.stride, groups=len(self.weight))
 
 
 class ConcatConvBN(nn.Module):

@@ -184,7 +184,7 @@ KINDS: dict[str, Callable[[OpKey], nn.Module]] = {
     "residual_reduce": lambda key: cells.ResidualReduce(_channels(key), _integers(key)["out"]),
     "resize": _resize,
     "sep_conv": _on_channels(cells.SepConv),
-    "zeros": lambda key: cells.Zeros(_integers(key)["stride"]),
+    "zeros": lambda key: cells.Zeros(key.input_shapes[0][0], _integers(key)["stride"]),
 }
 
 

@@ -143,8 +143,9 @@ def test_a_mixture_equals_the_sum_of_its_candidates_in_float64(channels: int, st
     torch.manual_seed(channels)
     skip = nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, (True, False))
     candidates: list[nn.Module] = [
-        Zeros(stride), MaxPool(3, stride), AvgPool(3, stride), skip, SepConv(channels, 3, stride),
-        SepConv(channels, 5, stride), DepthwiseSeparable(channels, 3, stride, 2),
+        Zeros(channels, stride), MaxPool(3, stride), AvgPool(3, stride), skip,
+        SepConv(channels, 3, stride), SepConv(channels, 5, stride),
+        DepthwiseSeparable(channels, 3, stride, 2),
     ]  # fmt: skip
     scattered(candidates)
     ours = nn.ModuleList(candidates)
