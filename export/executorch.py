@@ -21,7 +21,7 @@ from nasdeploy.durable import replacing
 from nasdeploy.errors import ExportError
 from nasdeploy.export.artifact import Artifact, Calibration, Precision, Target, TensorSpec
 from nasdeploy.export.conversion import converting, describe, layout_of, output_ranks, prepared
-from nasdeploy.export.pools import as_convolution, rewritten
+from nasdeploy.export.pools import as_convolution, average_pool, rewritten
 from nasdeploy.export.quantise import check_request, rows_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def export_executorch(
 
         constants: dict[str, float | int] = {}
         # XNNPACK takes no pool that rounds up; the portable kernel takes ten times as long
-        copied = rewritten(copied, example_input, as_convolution, lambda pool: pool.ceil_mode)
+        copied = rewritten(copied, example_input, _rounds_up, as_convolution)
         if precision == "int8":
             program = _quantised(copied, example_input, rows, quantised_io)
             if quantised_io:
@@ -84,6 +84,10 @@ def export_executorch(
                 delegated_share=share,
                 packages=PACKAGES,
             )
+
+
+def _rounds_up(part: nn.Module) -> bool:
+    return average_pool(part) and bool(part.ceil_mode)
 
 
 def _quantised(

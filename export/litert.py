@@ -27,7 +27,13 @@ from nasdeploy.export.conversion import (
     prepared,
     scratch_folder,
 )
-from nasdeploy.export.pools import as_convolution, padded_pool, rewritten
+from nasdeploy.export.pools import (
+    as_convolution,
+    average_pool,
+    padded_pool,
+    pooled_then_thinned,
+    rewritten,
+)
 from nasdeploy.export.quantise import check_request, rows_of
 
 if TYPE_CHECKING:
@@ -103,19 +109,36 @@ def _converted(
 def _pools_in_its_words(
     model: nn.Module, example_input: tuple[Tensor, ...], precision: Precision
 ) -> nn.Module:
-    """No average pool in int8, which XNNPACK has no kernel for (the plain one takes ten times as
-    long as a convolution); in fp32 none that leaves padding out of its mean at another stride than
-    1: the converter would compute windows' sums and sizes in an operator that no delegate takes.
+    """No pools that would be left to plain kernels, which take ten times as long.
+
+    XNNPACK takes no average pool in int8, nor the padding before a max pool with a stride. In fp32
+    the converter computes windows' sums and sizes where an average pool with a stride leaves its
+    padding out.
     """
     if precision == "int8":
-        return rewritten(model, example_input, as_convolution)
+        model = rewritten(model, example_input, average_pool, as_convolution)
+        return rewritten(model, example_input, _halving, pooled_then_thinned)
+    return rewritten(model, example_input, _leaves_padding_out, padded_pool)
 
-    def foreign(pool: nn.AvgPool2d) -> bool:
-        padded = any((pool.padding,) if isinstance(pool.padding, int) else pool.padding)
-        uncounted = not pool.count_include_pad and pool.divisor_override is None
-        return uncounted and _side(pool.stride) > 1 and (padded or pool.ceil_mode)
 
-    return rewritten(model, example_input, padded_pool, foreign)
+def _leaves_padding_out(part: nn.Module) -> bool:
+    import torch
+
+    if not isinstance(part, torch.nn.AvgPool2d):
+        return False
+    padded = any((part.padding,) if isinstance(part.padding, int) else part.padding)
+    uncounted = not part.count_include_pad and part.divisor_override is None
+    return uncounted and _side(part.stride) > 1 and (padded or part.ceil_mode)
+
+
+def _halving(part: nn.Module) -> bool:
+    """A max pool with a stride, whose padding keeps the size but for it."""
+    import torch
+
+    if not isinstance(part, torch.nn.MaxPool2d) or part.ceil_mode or part.dilation != 1:
+        return False
+    kernel, padding = _side(part.kernel_size), _side(part.padding)
+    return _side(part.stride) > 1 and padding > 0 and kernel == 2 * padding + 1
 
 
 def _norms_as_products(model: nn.Module) -> nn.Module:
@@ -135,7 +158,7 @@ def _norms_as_products(model: nn.Module) -> nn.Module:
         norm.register_buffer("scale", scale[:, None, None])
         norm.register_buffer("shift", shift[:, None, None])
         # its other methods stay, since modules may call them
-        norm.forward = functools.partial(_affine, norm)
+        norm.forward = functools.partial(_affine, norm)  # type: ignore[method-assign]
     return model
 
 
@@ -199,9 +222,12 @@ def _quantised(content: bytes, rows: Sequence[tuple[Tensor, ...]], quantised_io:
     )
     # Its public `calibrate` takes no update function, and its recipe has no public name.
     observer.calibrate({signature: data}, quantiser._recipe_manager)
-    result = quantiser.quantize(
-        observer.get_model_qsvs(), enable_progress_bar=False, enable_progress_report=False
-    )
+    ranges = observer.get_model_qsvs()
+    for seen in ranges.values():
+        # XNNPACK takes no scale that is very unlike the result's, as one of nothing but zeros is
+        if not (seen["min"].any() or seen["max"].any()):
+            seen["max"] = seen["max"] + 1
+    result = quantiser.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return _requantising_relus(bytes(result.quantized_model))
 
 

@@ -26,7 +26,7 @@ from nasdeploy.export.conversion import (
     prepared,
     scratch_folder,
 )
-from nasdeploy.export.pools import as_convolution, rewritten
+from nasdeploy.export.pools import as_convolution, average_pool, rewritten
 from nasdeploy.export.quantise import check_request, rows_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def export_onnx(
     rows = list(rows_of(calibration, example_input)) if precision == "int8" else []
     with converting("onnxruntime"):
         if precision == "int8":
-            copied = rewritten(copied, example_input, as_convolution)
+            copied = rewritten(copied, example_input, average_pool, as_convolution)
         proto = _to_proto(copied, example_input, len(ranks))
         if precision == "int8":
             proto = _quantised(proto, rows, target)
@@ -149,7 +149,7 @@ def _turn_max_pools(proto: Any) -> None:
 
     graph = proto.graph
     for pool in [node for node in graph.node if node.op_type == "MaxPool"]:
-        before = next((node for node in graph.node if pool.input[0] in node.output), None)
+        before: Any = next((node for node in graph.node if pool.input[0] in node.output), None)
         behind = [node for node in graph.node if pool.output[0] in node.input]
         quantised = before is not None and before.op_type == "DequantizeLinear" and behind
         # equal scales: the largest of numbers is one of them, and no arithmetic is needed
@@ -173,7 +173,8 @@ def _turn_max_pools(proto: Any) -> None:
             graph.node.remove(node)
         for node in reversed((first, last, *back)):
             graph.node.insert(at, node)
-    if not any(entry.domain == "com.microsoft" for entry in proto.opset_import):
+    domains = {entry.domain for entry in proto.opset_import}
+    if {node.domain for node in graph.node} - domains - {""}:
         proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 

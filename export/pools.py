@@ -1,10 +1,10 @@
-"""Average pools in the words that a format has: what they do, and how it is put in others."""
+"""Pools in the words that a format has: what they do, and how it is put in others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,13 +46,15 @@ class Averaging:
         return cls(channels, kernel, stride, padding, counted / whole)
 
 
-Form = Callable[[Averaging], "nn.Module"]
+Form = Callable[[Any, Sequence[int]], "nn.Module"]
+"""(a pool, the shape of its images) to what computes the same."""
 
 
-def padded_pool(pool: Averaging) -> nn.Module:
+def padded_pool(given: nn.AvgPool2d, shape: Sequence[int]) -> nn.Module:
     """An average pool that counts its padding, times a constant."""
     import torch
 
+    pool = Averaging.of(given, shape)
     parts: list[nn.Module] = [torch.nn.AvgPool2d(pool.kernel, pool.stride)]
     if any(pool.padding):
         parts.insert(0, torch.nn.ZeroPad2d(pool.padding))
@@ -61,13 +63,14 @@ def padded_pool(pool: Averaging) -> nn.Module:
     return torch.nn.Sequential(*parts)
 
 
-def as_convolution(pool: Averaging) -> nn.Module:
-    """A depthwise convolution of equal weights, times a constant where the border is near.
+def as_convolution(given: nn.AvgPool2d, shape: Sequence[int]) -> nn.Module:
+    """An average pool as a depthwise convolution of equal weights, times a constant at the border.
 
     For int8: runtimes have quick kernels for convolutions, and slow ones for average pools.
     """
     import torch
 
+    pool = Averaging.of(given, shape)
     left, right, top, bottom = pool.padding
     # formats pad both sides alike: where more is needed behind, the window begins with zeros
     extra = max(0, bottom - top), max(0, right - left)
@@ -84,6 +87,20 @@ def as_convolution(pool: Averaging) -> nn.Module:
         # of full size, so that no layout has to spread it
         parts.append(_times(pool.correction.repeat(1, pool.channels, 1, 1)))
     return torch.nn.Sequential(*parts)
+
+
+def pooled_then_thinned(given: nn.MaxPool2d, shape: Sequence[int]) -> nn.Module:
+    """A max pool with a stride as one without, and a depthwise convolution that takes every n-th.
+
+    For formats whose pools of a stride cannot be padded on both sides.
+    """
+    import torch
+
+    channels = shape[0]
+    same = torch.nn.MaxPool2d(given.kernel_size, 1, given.padding)
+    thin = torch.nn.Conv2d(channels, channels, 1, given.stride, groups=channels, bias=False)
+    torch.nn.init.ones_(thin.requires_grad_(False).weight)
+    return torch.nn.Sequential(same, thin)
 
 
 def _times(constant: Tensor) -> nn.Module:
@@ -103,24 +120,17 @@ def _times(constant: Tensor) -> nn.Module:
 def rewritten(
     model: nn.Module,
     example_input: tuple[Tensor, ...],
+    wanted: Callable[[nn.Module], bool],
     form: Form,
-    wanted: Callable[[nn.AvgPool2d], bool] = lambda pool: True,
 ) -> nn.Module:
-    """`model`, changed in place: its average pools in another form.
+    """`model`, changed in place: the pools that are wanted, in another form.
 
     A pool that sees images of several shapes stays as it is, since a form is for one of them.
-
-    Args:
-        wanted: Which pools; all by default.
     """
     import torch
 
     root = torch.nn.ModuleList([model])  # so that every pool has a parent
-    pools = {
-        name: part
-        for name, part in root.named_modules()
-        if isinstance(part, torch.nn.AvgPool2d) and wanted(part)
-    }
+    pools = {name: part for name, part in root.named_modules() if wanted(part)}
     shapes: dict[str, set[tuple[int, ...]]] = {name: set() for name in pools}
     hooks = [
         part.register_forward_pre_hook(
@@ -135,9 +145,15 @@ def rewritten(
     for name, seen in shapes.items():
         if len(seen) == 1:
             parent, _, child = name.rpartition(".")
-            other = form(Averaging.of(pools[name], next(iter(seen))))
+            other = form(pools[name], next(iter(seen)))
             setattr(root.get_submodule(parent), child, other)
     return root[0].eval()
+
+
+def average_pool(part: nn.Module) -> bool:
+    import torch
+
+    return isinstance(part, torch.nn.AvgPool2d)
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -141,6 +141,7 @@ def test_pools_that_halve_the_size_go_from_int8_to_int8(
     [
         "avg_pool[kernel=3,stride=1](8x12x12)",
         "bn_relu[](8x12x12)",
+        "max_pool[kernel=3,stride=2](8x12x12)",
         "relu_conv_bn[kernel=1,out=8,stride=1](8x12x12)",
         "residual_reduce[out=16,stride=2](8x12x12)",
         "zeros[stride=2](8x12x12)",
