@@ -19,6 +19,7 @@ from nasdeploy.pipeline.stages.problem import Problem
 from nasdeploy.search.loop import read_history
 from nasdeploy.units import format_bytes, format_ms
 
+FINALIST_COLUMNS = ("architecture", "estimated", "epochs", "validation")
 FILE_COLUMNS = ("file", "measured", "95 % interval", "bound", "accuracy", "drop", "size")
 
 
@@ -86,6 +87,20 @@ class Summary:
             )
         return rows
 
+    def finalist_rows(self) -> list[tuple[str, ...]]:
+        """Those that were trained to choose one, best first; none where nothing was."""
+        return [
+            (
+                " ".join(finalist["choices"].values()),
+                "unknown"
+                if finalist["estimated_ms"] is None
+                else format_ms(finalist["estimated_ms"]),
+                str(finalist["epochs"]),
+                finalist["failure"] or percent(finalist["metrics"]["accuracy"]),
+            )
+            for finalist in self.winner.get("finalists", [])
+        ]
+
     def accuracy_rows(self) -> list[tuple[str, ...]]:
         """Winner and random networks, trained equally."""
         return [
@@ -101,6 +116,8 @@ class Summary:
 
     def render(self) -> Group:
         parts: list[Any] = [mapping_table("The network", self.facts())]
+        if self.finalist_rows():
+            parts.append(rows_table("The finalists' race", FINALIST_COLUMNS, self.finalist_rows()))
         parts.append(
             rows_table("Its files, on the device", FILE_COLUMNS, self.file_rows(), right="size")
         )
@@ -137,6 +154,9 @@ def write_report(summary: Summary, folder: RunFolder, problem: Problem) -> None:
 def card(summary: Summary) -> str:
     lines = ["# The network", ""]
     lines += [f"- {name}: {value}" for name, value in summary.facts().items()]
+    if summary.finalist_rows():
+        rows = _markdown(FINALIST_COLUMNS, summary.finalist_rows())
+        lines += ["", "## The finalists' race", "", rows]
     lines += ["", "## Files", "", _markdown(FILE_COLUMNS, summary.file_rows())]
     lines += [
         "",
@@ -177,7 +197,13 @@ def report(summary: Summary, history: Path, problem: Problem) -> str:
     accuracy = _html_table(
         ("network", "test", "validation", "epochs", "time"), summary.accuracy_rows()
     )
-    return _PAGE.format(facts=facts, files=files, accuracy=accuracy, figures="\n".join(parts))
+    finalists = ""
+    if summary.finalist_rows():
+        rows = _html_table(FINALIST_COLUMNS, summary.finalist_rows())
+        finalists = f"<h2>The finalists' race</h2>{rows}"
+    return _PAGE.format(
+        facts=facts, finalists=finalists, files=files, accuracy=accuracy, figures="\n".join(parts)
+    )
 
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -245,6 +271,7 @@ table {{ border-collapse: collapse; margin: 1rem 0; }}
 th, td {{ text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #ccc; }}
 </style></head><body>
 <h1>The network</h1><table>{facts}</table>
+{finalists}
 <h2>Its files, on the device</h2>{files}
 <h2>Trained equally within the same bound</h2>{accuracy}
 {figures}
