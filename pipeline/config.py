@@ -107,7 +107,7 @@ class GoalConfig(_Section):
     ends of `prefer` are in their units, accuracies between 0 and 1.
     """
 
-    form: Literal["metric", "product", "additive", "weights", "pareto"] = "metric"
+    form: Literal["metric", "loss", "product", "additive", "weights", "pareto"] = "metric"
     costs: tuple[str, ...] = ()
     targets: dict[str, float] = Field(default_factory=dict)
     weights: dict[str, float] = Field(default_factory=dict)

@@ -19,7 +19,8 @@ from nasdeploy.pipeline.stages.problem import Problem
 from nasdeploy.search.loop import read_history
 from nasdeploy.units import format_bytes, format_ms
 
-FINALIST_COLUMNS = ("architecture", "estimated", "epochs", "validation")
+RACE = "The finalists, on the validation images"
+FINALIST_COLUMNS = ("architecture", "estimated", "epochs", "loss", "accuracy")
 FILE_COLUMNS = ("file", "measured", "95 % interval", "bound", "accuracy", "drop", "size")
 
 
@@ -35,6 +36,13 @@ def marked(latency: Mapping[str, Any]) -> str:
     """A mark on times that are no measurement, for behind the number."""
     origin = latency.get("origin", "measured")
     return "" if origin == "measured" else f", {origin}"
+
+
+def _reached(finalist: Mapping[str, Any]) -> tuple[str, str]:
+    """Loss and accuracy on the validation images, or why there are none."""
+    if finalist["failure"]:
+        return "", finalist["failure"]
+    return f"{finalist['metrics']['loss']:.4f}", percent(finalist["metrics"]["accuracy"])
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Summary:
         return rows
 
     def finalist_rows(self) -> list[tuple[str, ...]]:
-        """Those that were trained to choose one, best first; none where nothing was."""
+        """Those that were trained to choose one by its validation loss, best first."""
         return [
             (
                 " ".join(finalist["choices"].values()),
@@ -96,7 +104,7 @@ class Summary:
                 if finalist["estimated_ms"] is None
                 else format_ms(finalist["estimated_ms"]),
                 str(finalist["epochs"]),
-                finalist["failure"] or percent(finalist["metrics"]["accuracy"]),
+                *_reached(finalist),
             )
             for finalist in self.winner.get("finalists", [])
         ]
@@ -117,7 +125,7 @@ class Summary:
     def render(self) -> Group:
         parts: list[Any] = [mapping_table("The network", self.facts())]
         if self.finalist_rows():
-            parts.append(rows_table("The finalists' race", FINALIST_COLUMNS, self.finalist_rows()))
+            parts.append(rows_table(RACE, FINALIST_COLUMNS, self.finalist_rows()))
         parts.append(
             rows_table("Its files, on the device", FILE_COLUMNS, self.file_rows(), right="size")
         )
@@ -156,7 +164,7 @@ def card(summary: Summary) -> str:
     lines += [f"- {name}: {value}" for name, value in summary.facts().items()]
     if summary.finalist_rows():
         rows = _markdown(FINALIST_COLUMNS, summary.finalist_rows())
-        lines += ["", "## The finalists' race", "", rows]
+        lines += ["", f"## {RACE}", "", rows]
     lines += ["", "## Files", "", _markdown(FILE_COLUMNS, summary.file_rows())]
     lines += [
         "",
@@ -200,7 +208,7 @@ def report(summary: Summary, history: Path, problem: Problem) -> str:
     finalists = ""
     if summary.finalist_rows():
         rows = _html_table(FINALIST_COLUMNS, summary.finalist_rows())
-        finalists = f"<h2>The finalists' race</h2>{rows}"
+        finalists = f"<h2>{RACE}</h2>{rows}"
     return _PAGE.format(
         facts=facts, finalists=finalists, files=files, accuracy=accuracy, figures="\n".join(parts)
     )

@@ -71,7 +71,8 @@ class MethodOptions:
         ),
     ] = None
     goal: Annotated[
-        str | None, typer.Option("--goal", help="metric, product, additive, weights or pareto.")
+        str | None,
+        typer.Option("--goal", help="metric, loss, product, additive, weights or pareto."),
     ] = None
     costs: Annotated[
         list[str] | None,

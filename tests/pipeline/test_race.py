@@ -59,8 +59,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> list[tuple[Arch, 
     return asked
 
 
-def came_to(accuracies: Mapping[Arch, float]) -> Outcome:
-    return lambda job: {"epochs": job.until, "validation": {"accuracy": accuracies[job.arch]}}
+def came_to(losses: Mapping[Arch, float]) -> Outcome:
+    return lambda job: {"epochs": job.until, "validation": {"loss": losses[job.arch]}}
 
 
 A, B, C, D, E = ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0))
@@ -85,8 +85,8 @@ def test_who_came_further_stands_before_who_scored_higher_and_was_stopped(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at: dict[int, dict[Arch, float]] = {
-        1: {A: 0.5, B: 0.7, C: 0.6, D: 0.4, E: 0.1},
-        2: {A: 0.8, B: 0.55, C: 0.6},
+        1: {A: 0.6, B: 0.4, C: 0.5, D: 0.7, E: 0.9},
+        2: {A: 0.3, B: 0.45, C: 0.35},
     }
 
     def outcome(job: TrainJob) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_who_came_further_stands_before_who_scored_higher_and_was_stopped(
     asked = fake(monkeypatch, outcome)
     found = small.race([A, B, C, D, E])
     assert [(f.arch, f.epochs) for f in found] == [(A, 2), (C, 2), (B, 2), (D, 1), (E, 1)]
-    assert found[0].metrics == {"accuracy": 0.8}
+    assert found[0].metrics == {"loss": 0.3}
     first, second, third = asked[:5], asked[5:8], asked[8:]
     assert [until for _, until in first] == [1] * 5
     assert {arch for arch, _ in second} == {A, B, C}
@@ -112,7 +112,7 @@ def test_of_equals_the_one_that_the_search_had_before_stays_before(
 def test_one_that_diverges_is_out_and_the_others_go_on(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fine = came_to({A: 0.5, C: 0.4, D: 0.3})
+    fine = came_to({A: 0.5, C: 0.6, D: 0.7})
     fake(monkeypatch, lambda job: {"failure": "loss nan"} if job.arch == B else fine(job))
     found = small.race([B, A, C, D])
     assert [f.arch for f in found] == [A, C, D, B]

@@ -73,16 +73,16 @@ def test_terminal_and_json_show_the_same_run() -> None:
 
 def test_finalists_are_shown_in_their_order_and_only_where_there_was_a_race() -> None:
     assert SUMMARY.finalist_rows() == []
-    assert "race" not in card(SUMMARY)
+    assert "finalists" not in card(SUMMARY)
     raced = [
         {"choices": {"first": "k3"}, "estimated_ms": 1.75, "epochs": 4,
-         "metrics": {"accuracy": 0.871}, "failure": None},
+         "metrics": {"accuracy": 0.871, "loss": 0.3651}, "failure": None},
         {"choices": {"first": "k5"}, "estimated_ms": None, "epochs": 1,
          "metrics": {}, "failure": "the loss is nan"},
     ]  # fmt: skip
     summary = replace(SUMMARY, winner={**WINNER, "finalists": raced})
     assert summary.finalist_rows() == [
-        ("k3", "1.75 ms", "4", "87.10 %"),
-        ("k5", "unknown", "1", "the loss is nan"),
+        ("k3", "1.75 ms", "4", "0.3651", "87.10 %"),
+        ("k5", "unknown", "1", "", "the loss is nan"),
     ]
-    assert "| k3 | 1.75 ms | 4 | 87.10 % |" in card(summary)
+    assert "| k3 | 1.75 ms | 4 | 0.3651 | 87.10 % |" in card(summary)
