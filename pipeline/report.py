@@ -19,8 +19,8 @@ from nasdeploy.pipeline.stages.problem import Problem
 from nasdeploy.search.loop import read_history
 from nasdeploy.units import format_bytes, format_ms
 
-RACE = "The finalists, on the validation images"
-FINALIST_COLUMNS = ("architecture", "estimated", "epochs", "loss", "accuracy")
+RACE = "The finalists"
+FINALIST_COLUMNS = ("architecture", "estimated", "epochs", "training loss", "validation")
 FILE_COLUMNS = ("file", "measured", "95 % interval", "bound", "accuracy", "drop", "size")
 
 
@@ -39,10 +39,10 @@ def marked(latency: Mapping[str, Any]) -> str:
 
 
 def _reached(finalist: Mapping[str, Any]) -> tuple[str, str]:
-    """Loss and accuracy on the validation images, or why there are none."""
+    """Training loss and validation accuracy, or why there are none."""
     if finalist["failure"]:
         return "", finalist["failure"]
-    return f"{finalist['metrics']['loss']:.4f}", percent(finalist["metrics"]["accuracy"])
+    return f"{finalist['training_loss']:.4f}", percent(finalist["metrics"]["accuracy"])
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Summary:
         return rows
 
     def finalist_rows(self) -> list[tuple[str, ...]]:
-        """Those that were trained to choose one by its validation loss, best first."""
+        """Those that were trained to choose one by its training loss, best first."""
         return [
             (
                 " ".join(finalist["choices"].values()),

@@ -41,7 +41,7 @@ from nasdeploy.pipeline.stages.problem import (
     live_estimators,
     supernet_identity,
 )
-from nasdeploy.pipeline.stages.race import Finalist, race
+from nasdeploy.pipeline.stages.race import LOOKED_AT, Finalist, race, unlike
 from nasdeploy.search import checkpoint as checkpoints
 from nasdeploy.search.loop import Budget, Progress, drive, read_history
 from nasdeploy.search.objective import Bounds
@@ -216,9 +216,10 @@ def _finalists(
     cores_taken: int,
 ) -> list[Finalist]:
     """The best of the strategy in the order of their race; none where no race is asked for."""
-    if context.config.search.finalists < 2:
+    count = context.config.search.finalists
+    if count < 2:
         return []
-    archs = strategy.candidates(context.config.search.finalists)
+    archs = unlike(strategy.candidates(LOOKED_AT * count), count)
     return (
         race(context, folder, problem.space, problem.data, archs, cores_taken=cores_taken)
         if len(archs) > 1

@@ -197,8 +197,8 @@ def end_with_parent(parent: int) -> None:
 def run_job(job: TrainJob) -> dict[str, Any]:
     """Train one network, in this process; goes on from its checkpoint if there is one.
 
-    Returns: What it came to. Of a job that stops early that is the validation at the epoch where it
-        stops, however far it was trained before, and nothing of the test images.
+    Returns: What it came to. Of a job that stops early that is training loss and validation of the
+        epoch where it stops, however far it was trained before, and nothing of the test images.
     """
     import torch
 
@@ -218,7 +218,8 @@ def run_job(job: TrainJob) -> dict[str, Any]:
         epoch, now = progress.epoch, time.monotonic()
         took_s = now - ended[-1]
         ended.append(now)
-        epochs.append({"epoch": epoch.number, "loss": epoch.loss, **epoch.metrics, "s": took_s})
+        losses = {"epoch": epoch.number, "training_loss": epoch.loss}
+        epochs.append({**losses, **epoch.metrics, "s": took_s})
 
     ended = [time.monotonic()]
     result = train(
@@ -233,7 +234,11 @@ def run_job(job: TrainJob) -> dict[str, Any]:
     )
     if job.until is not None:
         stopped = result.history[min(job.until, len(result.history)) - 1]
-        return {"validation": dict(stopped.metrics), "epochs": stopped.number}
+        return {
+            "training_loss": stopped.loss,
+            "validation": dict(stopped.metrics),
+            "epochs": stopped.number,
+        }
     checkpoints.save(job.weights, {"weights": result.weights}, identity={"arch": list(job.arch)})
     test = evaluate(model, feed.batches("test"), task)
     return {

@@ -18,7 +18,7 @@ from nasdeploy.pipeline.data import DataSet
 from nasdeploy.pipeline.flow import load, make_context, space_for
 from nasdeploy.pipeline.run_folder import RunFolder
 from nasdeploy.pipeline.stages.context import Context
-from nasdeploy.pipeline.stages.race import Finalist, Round, epochs_of, race, rounds_of
+from nasdeploy.pipeline.stages.race import Finalist, Round, epochs_of, race, rounds_of, unlike
 from nasdeploy.pipeline.stages.train import train_winner
 from nasdeploy.pipeline.stages.training_jobs import TrainJob
 from nasdeploy.search.space import Arch, SearchSpace
@@ -60,7 +60,12 @@ def fake(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> list[tuple[Arch, 
 
 
 def came_to(losses: Mapping[Arch, float]) -> Outcome:
-    return lambda job: {"epochs": job.until, "validation": {"loss": losses[job.arch]}}
+    """Each has these training losses; the validation says the opposite."""
+    return lambda job: {
+        "epochs": job.until,
+        "training_loss": losses[job.arch],
+        "validation": {"loss": 1 - losses[job.arch]},
+    }
 
 
 A, B, C, D, E = ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0))
@@ -70,6 +75,18 @@ def test_half_as_many_go_on_for_twice_as_long_until_one_is_left() -> None:
     assert rounds_of(6, 1, 13) == [Round(6, 1), Round(3, 2), Round(2, 4)]
     assert rounds_of(8, 2, 13) == [Round(8, 2), Round(4, 4), Round(2, 8)]
     assert rounds_of(1, 1, 13) == []
+
+
+def test_finalists_differ_in_two_decisions_where_there_are_as_many() -> None:
+    archs = [(0, 0, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1), (0, 1, 1), (2, 2, 2)]
+    assert unlike(archs, 3) == [(0, 0, 0), (1, 1, 0), (0, 1, 1)]
+    assert unlike(archs, 2) == [(0, 0, 0), (1, 1, 0)]
+
+
+def test_of_those_that_are_alike_the_first_fill_up_in_the_order_of_the_search() -> None:
+    archs = [(0, 0, 0), (0, 0, 1), (1, 1, 0), (0, 0, 2)]
+    assert unlike(archs, 3) == [(0, 0, 0), (0, 0, 1), (1, 1, 0)]
+    assert unlike(archs, 9) == archs
 
 
 def test_no_round_goes_beyond_the_whole_training() -> None:
@@ -95,7 +112,7 @@ def test_who_came_further_stands_before_who_scored_higher_and_was_stopped(
     asked = fake(monkeypatch, outcome)
     found = small.race([A, B, C, D, E])
     assert [(f.arch, f.epochs) for f in found] == [(A, 2), (C, 2), (B, 2), (D, 1), (E, 1)]
-    assert found[0].metrics == {"loss": 0.3}
+    assert (found[0].training_loss, found[0].metrics) == (0.3, {"loss": 0.7})
     first, second, third = asked[:5], asked[5:8], asked[8:]
     assert [until for _, until in first] == [1] * 5
     assert {arch for arch, _ in second} == {A, B, C}
@@ -117,7 +134,7 @@ def test_one_that_diverges_is_out_and_the_others_go_on(
     found = small.race([B, A, C, D])
     assert [f.arch for f in found] == [A, C, D, B]
     assert found[-1].failure == "loss nan"
-    assert found[-1].metrics == {}
+    assert (found[-1].training_loss, found[-1].metrics) == (None, {})
 
 
 def test_where_none_can_be_trained_there_is_no_winner(

@@ -76,9 +76,9 @@ def test_finalists_are_shown_in_their_order_and_only_where_there_was_a_race() ->
     assert "finalists" not in card(SUMMARY)
     raced = [
         {"choices": {"first": "k3"}, "estimated_ms": 1.75, "epochs": 4,
-         "metrics": {"accuracy": 0.871, "loss": 0.3651}, "failure": None},
+         "training_loss": 0.3651, "metrics": {"accuracy": 0.871}, "failure": None},
         {"choices": {"first": "k5"}, "estimated_ms": None, "epochs": 1,
-         "metrics": {}, "failure": "the loss is nan"},
+         "training_loss": None, "metrics": {}, "failure": "the loss is nan"},
     ]  # fmt: skip
     summary = replace(SUMMARY, winner={**WINNER, "finalists": raced})
     assert summary.finalist_rows() == [
