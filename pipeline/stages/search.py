@@ -237,7 +237,7 @@ def _raced(problem: Problem, estimator: Estimator | None, finalist: Finalist) ->
     }
 
 
-def _next(
+def next_candidate(
     strategy: WeightSharing, finalists: Sequence[Finalist], bounds: Bounds, tried: frozenset[Arch]
 ) -> Arch | None:
     """The first finalist that still holds the bounds on the estimate, else the strategy's best."""
@@ -266,7 +266,7 @@ def _winner(
     tried: list[NetworkLatency] = []
     excluded: frozenset[Arch] = frozenset()
     for _ in range(context.config.search.candidates):
-        arch = _next(strategy, finalists, bounds, excluded)
+        arch = next_candidate(strategy, finalists, bounds, excluded)
         if arch is None:
             break
         if not device or problem.bound_ms is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from small_run import CONFIG
 
 from nasdeploy.durable import read_jsonl
 from nasdeploy.errors import TrainingDiverged
+from nasdeploy.latency_tables.optimum import Limit
 from nasdeploy.pipeline.config import make_config
 from nasdeploy.pipeline.console import Console
 from nasdeploy.pipeline.data import DataSet
@@ -19,8 +21,11 @@ from nasdeploy.pipeline.flow import load, make_context, space_for
 from nasdeploy.pipeline.run_folder import RunFolder
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.race import Finalist, Round, epochs_of, race, rounds_of, unlike
+from nasdeploy.pipeline.stages.search import next_candidate
 from nasdeploy.pipeline.stages.train import train_winner
 from nasdeploy.pipeline.stages.training_jobs import TrainJob
+from nasdeploy.search.counters import counted_cost
+from nasdeploy.search.objective import Bounds
 from nasdeploy.search.space import Arch, SearchSpace
 
 Outcome = Callable[[TrainJob], dict[str, Any]]
@@ -143,6 +148,36 @@ def test_where_none_can_be_trained_there_is_no_winner(
     fake(monkeypatch, lambda job: {"failure": "loss nan"})
     with pytest.raises(TrainingDiverged, match="None of 2 finalists could be trained: loss nan"):
         small.race([A, B])
+
+
+class Ranked:
+    """A strategy as far as candidates go."""
+
+    def __init__(self, *archs: Arch) -> None:
+        self.archs = archs
+
+    def candidates(self, n: int, *, exclude: frozenset[Arch] = frozenset()) -> list[Arch]:
+        return [arch for arch in self.archs if arch not in exclude][:n]
+
+
+def test_who_is_measured_next_is_the_first_finalist_that_may_hold_the_bound_then_the_searchs_best(
+    small: Small,
+) -> None:
+    cost = counted_cost(small.space, "params")
+    params = {arch: cost.of(arch) for arch in (A, B, C, D)}
+    assert params[B] > params[A]
+    finalists = [Finalist(B, 2, 0.3), Finalist(A, 2, 0.4), Finalist(D, 1, failure="loss nan")]
+    strategy: Any = Ranked(D, B, C, A)
+
+    def follows(at_most: float, *tried: Arch) -> Arch | None:
+        bounds = Bounds(None, None, [Limit("params", cost, at_most)])
+        return next_candidate(strategy, finalists, bounds, frozenset(tried))
+
+    assert follows(math.inf) == B
+    assert follows(params[A]) == A, "B no longer holds the bounds"
+    assert follows(math.inf, B) == A
+    assert follows(math.inf, B, A) == C, "what could not be trained is passed over"
+    assert follows(math.inf, A, B, C) is None
 
 
 @pytest.mark.slow
