@@ -107,7 +107,7 @@ class GoalConfig(_Section):
     ends of `prefer` are in their units, accuracies between 0 and 1.
     """
 
-    form: Literal["metric", "product", "additive", "weights", "pareto"] = "metric"
+    form: Literal["metric", "loss", "product", "additive", "weights", "pareto"] = "metric"
     costs: tuple[str, ...] = ()
     targets: dict[str, float] = Field(default_factory=dict)
     weights: dict[str, float] = Field(default_factory=dict)
@@ -115,7 +115,11 @@ class GoalConfig(_Section):
 
 
 class SearchConfig(_Section):
-    """Which strategy, with which settings, for how long, and how many candidates are measured."""
+    """Which strategy, with which settings, for how long, and how many candidates are measured.
+
+    The best `finalists` are trained as the winner is, the better half of them for twice as long,
+    and so on, `finalist_epochs` at first, until one is left. With one finalist nothing is trained.
+    """
 
     strategy: str = "proxyless"
     evaluator: str = "supernet"
@@ -126,6 +130,8 @@ class SearchConfig(_Section):
     trials: int | None = Field(None, ge=1)
     wall_s: float | None = Field(None, gt=0)
     candidates: int = Field(8, ge=1)
+    finalists: int = Field(1, ge=1)
+    finalist_epochs: int = Field(1, ge=1)
     supernet: str | None = None
     history: str | None = None
 

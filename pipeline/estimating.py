@@ -124,10 +124,11 @@ def goal_of(
     Raises: `UnknownName` for a cost, `UsageError` for a form that lacks what it needs.
     """
     from nasdeploy.search.counters import REDUCE, counted_cost
-    from nasdeploy.search.goal import Goal, Preference
+    from nasdeploy.search.goal import WITHOUT_COSTS, Goal, Preference
 
     costs: dict[str, Cost] = {}
-    for name in goal.costs or (("latency_ms",) if goal.form != "metric" else ()):
+    usual = () if goal.form in WITHOUT_COSTS else ("latency_ms",)
+    for name in goal.costs or usual:
         if name == "latency_ms":
             costs[name] = lambda archs: bounds.estimator().calibrated(archs)
         elif name in REDUCE:

@@ -38,12 +38,8 @@ from nasdeploy.pipeline.stages.files import export_files, network_id, network_jo
 from nasdeploy.pipeline.stages.problem import Problem, bounds_of, live_estimators, pose
 from nasdeploy.pipeline.stages.profile import profile, rounds_path
 from nasdeploy.pipeline.stages.search import search
-from nasdeploy.pipeline.stages.train import (
-    make_train_settings,
-    random_within,
-    train_winner,
-    training_ahead,
-)
+from nasdeploy.pipeline.stages.train import random_within, train_winner, training_ahead
+from nasdeploy.pipeline.stages.training_jobs import make_train_settings
 from nasdeploy.pipeline.stages.verify import verify
 from nasdeploy.search.space import Arch, SearchSpace
 from nasdeploy.search.spaces import make_space
@@ -235,7 +231,7 @@ def run(
         measurements = Measurements(folder.measurements_path, replayed)
         posed = problem
 
-        def ahead() -> AbstractContextManager[None]:
+        def ahead() -> AbstractContextManager[int]:
             others = baselines(context, posed)
             return training_ahead(context, folder, posed.space, posed.data, others)
 

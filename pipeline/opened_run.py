@@ -17,7 +17,8 @@ from nasdeploy.pipeline.project import merged
 from nasdeploy.pipeline.run_folder import RunFolder, find_run
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.export import export_winner
-from nasdeploy.pipeline.stages.train import make_train_settings, train_winner
+from nasdeploy.pipeline.stages.train import train_winner
+from nasdeploy.pipeline.stages.training_jobs import make_train_settings
 from nasdeploy.pipeline.stages.verify import verify
 from nasdeploy.search.space import Arch
 from nasdeploy.search.spaces import make_space

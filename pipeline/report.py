@@ -19,6 +19,8 @@ from nasdeploy.pipeline.stages.problem import Problem
 from nasdeploy.search.loop import read_history
 from nasdeploy.units import format_bytes, format_ms
 
+RACE = "The finalists"
+FINALIST_COLUMNS = ("architecture", "estimated", "epochs", "training loss", "validation")
 FILE_COLUMNS = ("file", "measured", "95 % interval", "bound", "accuracy", "drop", "size")
 
 
@@ -34,6 +36,13 @@ def marked(latency: Mapping[str, Any]) -> str:
     """A mark on times that are no measurement, for behind the number."""
     origin = latency.get("origin", "measured")
     return "" if origin == "measured" else f", {origin}"
+
+
+def _reached(finalist: Mapping[str, Any]) -> tuple[str, str]:
+    """Training loss and validation accuracy, or why there are none."""
+    if finalist["failure"]:
+        return "", finalist["failure"]
+    return f"{finalist['training_loss']:.4f}", percent(finalist["metrics"]["accuracy"])
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,20 @@ class Summary:
             )
         return rows
 
+    def finalist_rows(self) -> list[tuple[str, ...]]:
+        """Those that were trained to choose one by its training loss, best first."""
+        return [
+            (
+                " ".join(finalist["choices"].values()),
+                "unknown"
+                if finalist["estimated_ms"] is None
+                else format_ms(finalist["estimated_ms"]),
+                str(finalist["epochs"]),
+                *_reached(finalist),
+            )
+            for finalist in self.winner.get("finalists", [])
+        ]
+
     def accuracy_rows(self) -> list[tuple[str, ...]]:
         """Winner and random networks, trained equally."""
         return [
@@ -101,6 +124,8 @@ class Summary:
 
     def render(self) -> Group:
         parts: list[Any] = [mapping_table("The network", self.facts())]
+        if self.finalist_rows():
+            parts.append(rows_table(RACE, FINALIST_COLUMNS, self.finalist_rows()))
         parts.append(
             rows_table("Its files, on the device", FILE_COLUMNS, self.file_rows(), right="size")
         )
@@ -137,6 +162,9 @@ def write_report(summary: Summary, folder: RunFolder, problem: Problem) -> None:
 def card(summary: Summary) -> str:
     lines = ["# The network", ""]
     lines += [f"- {name}: {value}" for name, value in summary.facts().items()]
+    if summary.finalist_rows():
+        rows = _markdown(FINALIST_COLUMNS, summary.finalist_rows())
+        lines += ["", f"## {RACE}", "", rows]
     lines += ["", "## Files", "", _markdown(FILE_COLUMNS, summary.file_rows())]
     lines += [
         "",
@@ -177,7 +205,13 @@ def report(summary: Summary, history: Path, problem: Problem) -> str:
     accuracy = _html_table(
         ("network", "test", "validation", "epochs", "time"), summary.accuracy_rows()
     )
-    return _PAGE.format(facts=facts, files=files, accuracy=accuracy, figures="\n".join(parts))
+    finalists = ""
+    if summary.finalist_rows():
+        rows = _html_table(FINALIST_COLUMNS, summary.finalist_rows())
+        finalists = f"<h2>{RACE}</h2>{rows}"
+    return _PAGE.format(
+        facts=facts, finalists=finalists, files=files, accuracy=accuracy, figures="\n".join(parts)
+    )
 
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -245,6 +279,7 @@ table {{ border-collapse: collapse; margin: 1rem 0; }}
 th, td {{ text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #ccc; }}
 </style></head><body>
 <h1>The network</h1><table>{facts}</table>
+{finalists}
 <h2>Its files, on the device</h2>{files}
 <h2>Trained equally within the same bound</h2>{accuracy}
 {figures}

@@ -1,5 +1,9 @@
 """What a search is after: the metric alone, the metric against costs as one number, or a front.
 
+The loss in place of the metric is the same aim, seen through more of an image than right or wrong:
+where validation images are few and networks alike, many have the same accuracy and hardly two the
+same loss.
+
 MnasNet's product (Tan et al., CVPR 2019, arXiv:1807.11626, equation 2), the additive form with a
 hinge (as Bender et al., "TuNAS", CVPR 2020, arXiv:2008.06120, section 3.3, whose absolute value
 also punishes networks below the target), weights, and Pareto. Costs are known exactly from the
@@ -22,8 +26,10 @@ from nasdeploy.search.space import Arch
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.integer]
 Cost = Callable[[IntArray], FloatArray]
-Form = Literal["metric", "product", "additive", "weights", "pareto"]
-FORMS: tuple[Form, ...] = ("metric", "product", "additive", "weights", "pareto")
+Form = Literal["metric", "loss", "product", "additive", "weights", "pareto"]
+FORMS: tuple[Form, ...] = ("metric", "loss", "product", "additive", "weights", "pareto")
+WITHOUT_COSTS: tuple[Form, ...] = ("metric", "loss")
+LOSS = "loss"  # the metric that every task's `evaluate` has beside its own
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Goal:
         metric: Of the task; higher is better.
         form: How metric and costs are weighed against each other.
         costs: By name with its unit, what computes it of (n, decisions) architectures; lower is
-            better. None for ``metric``, one or more for the other forms.
+            better. None for ``metric`` and ``loss``, one or more for the other forms.
         targets: For ``product`` and ``additive``, what each cost should be at most.
         weights: ``product``: the exponent above the target, below 0. ``additive``: taken off for
             each share by which the cost is above its target, above 0. ``weights``: what a unit of
@@ -73,7 +79,7 @@ class Goal:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise UsageError(f"{self.form!r} is no form of a goal: {', '.join(FORMS)}.")
-        if self.form != "metric" and not self.costs:
+        if self.form not in WITHOUT_COSTS and not self.costs:
             raise UsageError(f"A goal of the form {self.form} weighs {self.metric} against a cost.")
         if self.form in ("product", "additive"):
             for name in self.costs:
@@ -96,6 +102,8 @@ class Goal:
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """One number, higher is better; of a front it is the metric."""
+        if self.form == "loss":
+            return -metrics[LOSS]
         value = metrics[self.metric]
         if self.form == "product":
             for name in self.costs:
@@ -122,4 +130,5 @@ class Goal:
 
     def usable(self, metrics: Mapping[str, float]) -> bool:
         """Whether all objectives are there and finite."""
-        return all(math.isfinite(metrics.get(name, math.nan)) for name in self.objectives)
+        needed = (*self.objectives, LOSS) if self.form == "loss" else self.objectives
+        return all(math.isfinite(metrics.get(name, math.nan)) for name in needed)

@@ -99,8 +99,10 @@ class Proposing:
         self.sampler.tell(trials)
         self._trials += len(trials)
         best = max(self._scored.values(), default=math.nan)
-        what = self.goal.metric if self.goal.form in ("metric", "pareto") else "score"
-        self._progress = f"trial {self._trials}/{self.settings.trials}: best {what} {best:.3f}"
+        best = -best if self.goal.form == "loss" else best
+        what = {"metric": self.goal.metric, "pareto": self.goal.metric, "loss": "loss"}
+        named = what.get(self.goal.form, "score")
+        self._progress = f"trial {self._trials}/{self.settings.trials}: best {named} {best:.3f}"
         return trials
 
     def _evaluate(self, archs: Sequence[Arch]) -> list[Trial]:

@@ -158,11 +158,15 @@ def train(
     checkpoint: Path | None = None,
     identity: Mapping[str, str] | None = None,
     device: str = "auto",
+    until: int | None = None,
     on_epoch: Callable[[TrainProgress], None] | None = None,
 ) -> TrainResult:
     """Train `model`; it ends in eval mode, on the device it came from, with the best weights.
 
     Args:
+        until: The epoch after which to stop for now, at all of the settings' if None. Schedule and
+            checkpoint are those of the whole training: another call goes on from there. What was
+            trained further before stays so.
         checkpoint: Written after every epoch, whole; if it is there, the training goes on from it.
         identity: What else decides the result (architecture, data), so that a checkpoint of
             another training is refused.
@@ -180,16 +184,17 @@ def train(
     # random state is left as it was
     gpus = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        while len(run.history) < settings.epochs:
+        last = settings.epochs if until is None else min(until, settings.epochs)
+        while len(run.history) < last:
             began = time.monotonic()
             torch.manual_seed(derived_seed(settings.seed, "epoch", len(run.history)))
             epoch = run.epoch()
             if checkpoint:
                 checkpoints.save(checkpoint, run.state_dict(), identity=belongs)
             if on_epoch:
-                left = settings.epochs - epoch.number
+                left = last - epoch.number
                 eta_s = (time.monotonic() - began) * left if left else None
-                on_epoch(TrainProgress(epoch, settings.epochs, eta_s))
+                on_epoch(TrainProgress(epoch, last, eta_s))
     model.load_state_dict(run.best_weights)
     model.to(home).eval()
     return TrainResult(run.best_weights, run.best, tuple(run.history))

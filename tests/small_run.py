@@ -51,7 +51,11 @@ CONFIG: dict[str, Any] = {
     "bounds": {"latency": "5ms", "statistic": "p10"},
     "profile": {"min_samples": 10, "min_duration_s": 0.1, "anchors": 3, "workers": 1},
     "verify": {"min_samples": 10, "min_duration_s": 0.1, "wait_s": 2},
-    "search": {"batch_size": 32, "settings": {"warmup_epochs": 1, "search_epochs": 2}},
+    "search": {
+        "batch_size": 32,
+        "settings": {"warmup_epochs": 1, "search_epochs": 2},
+        "finalists": 2,
+    },
     "train": {"settings": {"epochs": 2}, "workers": 1},
     "export": {"precisions": ["fp32"], "test_images": 100},
 }

@@ -71,7 +71,8 @@ class MethodOptions:
         ),
     ] = None
     goal: Annotated[
-        str | None, typer.Option("--goal", help="metric, product, additive, weights or pareto.")
+        str | None,
+        typer.Option("--goal", help="metric, loss, product, additive, weights or pareto."),
     ] = None
     costs: Annotated[
         list[str] | None,
@@ -80,6 +81,10 @@ class MethodOptions:
     steps: Annotated[int | None, typer.Option("--steps", help="Budget in steps.")] = None
     trials: Annotated[int | None, typer.Option("--trials", help="Budget in trials.")] = None
     wall: Annotated[float | None, typer.Option("--wall-s", help="Budget in seconds.")] = None
+    finalists: Annotated[
+        int | None,
+        typer.Option("--finalists", help="So many of the best are trained a little to choose one."),
+    ] = None
     supernet: Annotated[
         Path | None, typer.Option("--supernet", help="A trained supernet of an earlier run.")
     ] = None
@@ -97,7 +102,7 @@ class MethodOptions:
             "strategy": self.strategy, "evaluator": self.evaluator,
             "goal": {"form": self.goal, "costs": self.costs or None},
             "steps": self.steps, "trials": self.trials, "wall_s": self.wall,
-            "history": self.history,
+            "history": self.history, "finalists": self.finalists,
             "supernet": None if self.supernet is None else str(self.supernet),
             "settings": settings_of(self.settings) or None,
         }  # fmt: skip

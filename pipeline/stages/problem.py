@@ -11,6 +11,7 @@ from nasdeploy.durable import sha256_file
 from nasdeploy.errors import UsageError
 from nasdeploy.latency_tables.estimate import Estimator
 from nasdeploy.latency_tables.optimum import check_limits
+from nasdeploy.pipeline.config import RunConfig
 from nasdeploy.pipeline.data import DataSet
 from nasdeploy.pipeline.estimating import OpenedTable, count_limits, estimator_of, statistic_of
 from nasdeploy.pipeline.run_folder import RUNS
@@ -23,7 +24,7 @@ from nasdeploy.units import parse_latency
 if TYPE_CHECKING:
     from torch import Tensor
 
-HOW_LONG = ("steps", "trials", "wall_s", "candidates")
+HOW_LONG = ("steps", "trials", "wall_s", "candidates", "finalists", "finalist_epochs")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Problem:
         table, estimator: None where no latency is asked for: the search then knows none.
         train: Shape and classes that the supernet and the winner are trained at.
         identity: Plain data that decides what the search does.
-        how_long: What decides how far it goes; with more of it, a finished search goes on.
+        how_long: What decides how far it goes, a race of the best at its end included; with more
+            of it, a finished search goes on.
         supernet_weights: Of a supernet that was trained before, or None.
         statistic: Of every latency in this run.
         bound_ms: The latency bound, a share already resolved; None without one.
@@ -99,11 +101,19 @@ def pose(context: Context, space: SearchSpace, data: DataSet, table: OpenedTable
             "precision": config.precision,
             "threads": config.threads,
         },
-        how_long=config.search.model_dump(include=set(HOW_LONG)),
+        how_long=_how_long(config),
         supernet_weights=_weights(supernet, supernet_identity(space, train, data)),
     )
     check_limits(bounds_of(context, problem, live_estimators(problem)).limits())
     return problem
+
+
+def _how_long(config: RunConfig) -> dict[str, Any]:
+    how_long = config.search.model_dump(include=set(HOW_LONG))
+    if config.search.finalists > 1:
+        # they are trained as the winner is
+        how_long["train"] = config.train.model_dump(exclude={"workers", "random_baselines"})
+    return how_long
 
 
 def live_estimators(problem: Problem) -> list[Estimator]:

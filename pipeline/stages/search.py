@@ -1,8 +1,10 @@
 """Search a space for the best network within the bounds, then ask the device about the best.
 
-The strategy proposes on estimates. What it proposes is exported untrained, since latency hardly
-depends on weights, and measured; a candidate that misses the bound becomes an anchor, which
-corrects the estimate, and the strategy is asked again.
+The strategy proposes on estimates. Where several finalists are asked for, the best are raced, since
+scores from shared weights tell apart what differs much and hardly the best from the second best.
+What comes first is exported untrained, since latency hardly depends on weights, and measured; a
+candidate that misses the bound becomes an anchor, which corrects the estimate, and the next
+finalist is taken; when there is none left, the strategy is asked again.
 """
 
 from __future__ import annotations
@@ -39,8 +41,10 @@ from nasdeploy.pipeline.stages.problem import (
     live_estimators,
     supernet_identity,
 )
+from nasdeploy.pipeline.stages.race import LOOKED_AT, Finalist, race, unlike
 from nasdeploy.search import checkpoint as checkpoints
 from nasdeploy.search.loop import Budget, Progress, drive, read_history
+from nasdeploy.search.objective import Bounds
 from nasdeploy.search.pareto import Sense, write_pareto_csv
 from nasdeploy.search.space import Arch, SearchSpace, size_of
 from nasdeploy.search.strategies import WeightSharing, make_strategy
@@ -55,12 +59,13 @@ def search(
     problem: Problem,
     measurements: Measurements,
     *,
-    beside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    beside: Callable[[], AbstractContextManager[int]] = lambda: nullcontext(0),
 ) -> dict[str, Any]:
     """Run the strategy and pick the winner; what is returned is what winner/arch.json holds.
 
     Args:
-        beside: What goes on while the strategy runs; it has ended before anything is measured.
+        beside: What goes on while the strategy runs, with the cores that it takes; it has ended
+            before anything is measured.
     """
     done = folder.done("search", problem.inputs)
     if done is not None:
@@ -75,9 +80,11 @@ def search(
     )  # fmt: skip
     context.console.set_aside("The earlier search", aside)
     _announce(context, problem)
-    with beside():
+    with beside() as cores_taken:
         _drive(context, folder, problem, strategy, pareto)
-    winner = _winner(context, problem, strategy, live, measurements)
+        finalists = _finalists(context, folder, problem, strategy, cores_taken)
+    winner = _winner(context, problem, strategy, finalists, live, measurements)
+    winner["finalists"] = [_raced(problem, live[0] if live else None, f) for f in finalists]
     path = folder.winner / "arch.json"
     if path.exists() and json.loads(path.read_text())["arch"] != winner["arch"]:
         context.console.set_aside(
@@ -201,22 +208,67 @@ def _drive(
     )
 
 
+def _finalists(
+    context: Context,
+    folder: RunFolder,
+    problem: Problem,
+    strategy: WeightSharing,
+    cores_taken: int,
+) -> list[Finalist]:
+    """The best of the strategy in the order of their race; none where no race is asked for."""
+    count = context.config.search.finalists
+    if count < 2:
+        return []
+    archs = unlike(strategy.candidates(LOOKED_AT * count), count)
+    return (
+        race(context, folder, problem.space, problem.data, archs, cores_taken=cores_taken)
+        if len(archs) > 1
+        else []
+    )
+
+
+def _raced(problem: Problem, estimator: Estimator | None, finalist: Finalist) -> dict[str, Any]:
+    """A finalist as arch.json and the report have it."""
+    return {
+        "choices": named_arch(problem.space, finalist.arch),
+        "estimated_ms": None if estimator is None else estimator(finalist.arch).ms,
+        **asdict(finalist),
+        "arch": list(finalist.arch),
+    }
+
+
+def next_candidate(
+    strategy: WeightSharing, finalists: Sequence[Finalist], bounds: Bounds, tried: frozenset[Arch]
+) -> Arch | None:
+    """The first finalist that still holds the bounds on the estimate, else the strategy's best."""
+    left = [f.arch for f in finalists if f.failure is None and f.arch not in tried]
+    if left:
+        admitted = bounds.admits(left)
+        if admitted.any():
+            return left[int(admitted.argmax())]
+    # what could not be trained is no winner either
+    failed = frozenset(f.arch for f in finalists if f.failure is not None)
+    found = strategy.candidates(1, exclude=tried | failed)
+    return found[0] if found else None
+
+
 def _winner(
     context: Context,
     problem: Problem,
     strategy: WeightSharing,
+    finalists: Sequence[Finalist],
     live: list[Estimator],
     measurements: Measurements,
 ) -> dict[str, Any]:
     """The best candidate that holds the bound on the device; without one, on the estimate."""
     device = _device_of(context, problem)
+    bounds = bounds_of(context, problem, live)
     tried: list[NetworkLatency] = []
     excluded: frozenset[Arch] = frozenset()
     for _ in range(context.config.search.candidates):
-        archs = strategy.candidates(1, exclude=excluded)
-        if not archs:
+        arch = next_candidate(strategy, finalists, bounds, excluded)
+        if arch is None:
             break
-        arch = archs[0]
         if not device or problem.bound_ms is None:
             return _described(problem, arch, live, None, tried)
         measured = measure_untrained(
@@ -236,7 +288,7 @@ def _winner(
         excluded |= {arch}
         live.append(live[-1].with_anchor(arch, measured.ms))
     if not tried:
-        check_limits(bounds_of(context, problem, live).limits())
+        check_limits(bounds.limits())
         raise NothingWithinBounds(
             f"{context.config.search.strategy} found no network within the bounds."
         )

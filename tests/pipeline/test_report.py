@@ -69,3 +69,20 @@ def test_terminal_and_json_show_the_same_run() -> None:
     for shown in ("winner-litert-int8.tflite", "1.75 to 1.9 ms", "88.50 %", "+0.50", "120 KB"):
         assert shown in text
     assert json.loads(json.dumps(SUMMARY.to_json()))["measured"] == [MEASURED]
+
+
+def test_finalists_are_shown_in_their_order_and_only_where_there_was_a_race() -> None:
+    assert SUMMARY.finalist_rows() == []
+    assert "finalists" not in card(SUMMARY)
+    raced = [
+        {"choices": {"first": "k3"}, "estimated_ms": 1.75, "epochs": 4,
+         "training_loss": 0.3651, "metrics": {"accuracy": 0.871}, "failure": None},
+        {"choices": {"first": "k5"}, "estimated_ms": None, "epochs": 1,
+         "training_loss": None, "metrics": {}, "failure": "the loss is nan"},
+    ]  # fmt: skip
+    summary = replace(SUMMARY, winner={**WINNER, "finalists": raced})
+    assert summary.finalist_rows() == [
+        ("k3", "1.75 ms", "4", "0.3651", "87.10 %"),
+        ("k5", "unknown", "1", "", "the loss is nan"),
+    ]
+    assert "| k3 | 1.75 ms | 4 | 0.3651 | 87.10 % |" in card(summary)

@@ -60,6 +60,13 @@ def test_everything_that_was_promised_is_in_the_folder(finished: Path) -> None:
         assert {"trial", "accuracy", "latency_ms"} <= set(next(csv.reader(file)))
     winner = json.loads((run / "winner" / "arch.json").read_text())
     assert winner["candidate"]["high_ms"] <= winner["bound_ms"] == 5.0
+    first, second = winner["finalists"]
+    assert first["arch"] == winner["arch"] != second["arch"]
+    assert first["training_loss"] <= second["training_loss"]
+    assert first["epochs"] == second["epochs"] == 1
+    assert "## The finalists" in (run / "winner" / "card.md").read_text()
+    trainings = [read_jsonl(p) for p in (run / "checkpoints").glob("winner-*.epochs.jsonl")]
+    assert sorted(map(len, trainings)) == [1, 2], "the first goes on, the second does not"
     (measured,) = json.loads((run / "winner" / "measured.json").read_text())["files"]
     assert measured["within_bound"]
     assert measured["starts"] >= 3
@@ -149,6 +156,18 @@ def test_other_training_settings_train_anew_and_keep_what_was_trained(run: Path,
     assert ended.code == 0, ended.err
     assert skipped(ended.err) == ["profile", "search"]
     assert (run / "winner" / "weights.pt").read_bytes() == earlier
+
+
+def test_more_finalists_race_on_a_finished_search(run: Path, cli: Cli) -> None:
+    trials = (run / "history.jsonl").read_bytes()
+    write_config(Path("tiny.yaml"), train={"random_baselines": 1}, search={"finalists": 3})
+    ended = cli("run", "tiny.yaml")
+    assert ended.code == 0, ended.err
+    assert skipped(ended.err)[0] == "profile"
+    assert "search" not in skipped(ended.err)
+    assert (run / "history.jsonl").read_bytes() == trials
+    winner = json.loads((run / "winner" / "arch.json").read_text())
+    assert [finalist["epochs"] for finalist in winner["finalists"]] == [2, 2, 1]
 
 
 def test_another_bound_under_the_same_name_sets_the_old_search_aside(run: Path, cli: Cli) -> None:

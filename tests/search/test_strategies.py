@@ -211,14 +211,18 @@ def test_a_misspelt_strategy_is_answered_with_the_likely_one() -> None:
 
 def of_numbers(space: SearchSpace) -> Callable[[Request], Mapping[str, float] | str]:
     """Made-up accuracies of a space, and every fifth evaluation goes wrong."""
-    table = np.random.default_rng(3).random((len(space.decisions), 9))
+    table, losses = np.random.default_rng(3).random((2, len(space.decisions), 9))
 
     def score(request: Request) -> Mapping[str, float] | str:
         if request.number % 5 == 3:
             return "the process was killed"
         if request.number % 5 == 4:
             return {"accuracy": float("nan")}
-        return {"accuracy": float(np.mean([table[i, c] for i, c in enumerate(request.arch)]))}
+        chosen = list(enumerate(request.arch))
+        return {
+            "accuracy": float(np.mean([table[at] for at in chosen])),
+            "loss": float(np.mean([losses[at] for at in chosen])),
+        }
 
     return score
 
@@ -248,6 +252,7 @@ DEAREST = ("optuna-gp", "optuna-tpe")  # they would take minutes for all trials
 PROPOSING = sorted(name for name, entry in STRATEGIES.items() if entry.sampler is not None)
 FORMS: dict[str, dict[str, Any]] = {
     "metric": {},
+    "loss": {},
     "product": {"targets": {"latency_ms": 0.1}},
     "additive": {"targets": {"latency_ms": 0.1}, "weights": {"latency_ms": 0.5}},
     "weights": {"weights": {"latency_ms": 0.2, "accuracy": 2.0}},
@@ -268,7 +273,7 @@ def proposing(
 ) -> Proposing:
     bounds = bounds_of(space, share)
     kind: Any = "pareto" if form == "preferred" else form
-    costs = {} if form == "metric" else {"latency_ms": milliseconds(space)}
+    costs = {} if form in ("metric", "loss") else {"latency_ms": milliseconds(space)}
     goal = Goal("accuracy", kind, costs, **FORMS[form])
     quick = {key: value for key, value in QUICK[name].items() if key != "supernet_epochs"}
     settings = make_settings(name, {**quick, "trials": 20, **changes}, evaluator="published").own
@@ -302,6 +307,27 @@ def test_every_goal_is_searched_and_resumed_bit_by_bit(name: str, form: str) -> 
     bounds = bounds_of(SPACE, 0.4)
     assert np.all(bounds.admits([trial.arch for trial in trials]))
     assert np.all(bounds.admits(strategy.candidates(4)))
+
+
+def test_of_a_search_for_the_loss_the_lowest_is_the_best() -> None:
+    strategy = proposing("evolution", "loss")
+    known = [trial for trial in run_to_the_end(strategy) if trial.failure is None]
+    by_loss = sorted(known, key=lambda trial: trial.metrics["loss"])
+    assert strategy.candidates(3) == [trial.arch for trial in by_loss[:3]]
+    assert strategy.progress.endswith(f"best loss {by_loss[0].metrics['loss']:.3f}")
+    assert max(known, key=lambda trial: trial.metrics["accuracy"]) != by_loss[0]
+
+
+def test_a_search_for_the_loss_needs_an_evaluator_that_tells_it() -> None:
+    class Silent(Forwards):
+        def __call__(
+            self, requests: Sequence[Request]
+        ) -> Iterator[tuple[int, Mapping[str, float] | str]]:
+            for request in requests:
+                yield request.number, {"accuracy": 0.5}
+
+    trials = run_to_the_end(proposing("evolution", "loss", evaluator=Silent))
+    assert all("a metric is missing" in str(trial.failure) for trial in trials)
 
 
 @pytest.mark.parametrize("name", [name for name in PROPOSING if name != "optuna-gp"])
