@@ -43,6 +43,7 @@ from nasdeploy.pipeline.stages.problem import (
 )
 from nasdeploy.pipeline.stages.race import LOOKED_AT, Finalist, race, unlike
 from nasdeploy.search import checkpoint as checkpoints
+from nasdeploy.search.encodings import canonical_hash
 from nasdeploy.search.loop import Budget, Progress, drive, read_history
 from nasdeploy.search.objective import Bounds
 from nasdeploy.search.pareto import Sense, write_pareto_csv
@@ -219,7 +220,10 @@ def _finalists(
     count = context.config.search.finalists
     if count < 2:
         return []
-    archs = unlike(strategy.candidates(LOOKED_AT * count), count)
+    known: dict[str, Arch] = {}
+    for arch in strategy.candidates(LOOKED_AT * count):
+        known.setdefault(canonical_hash(problem.space, arch), arch)
+    archs = unlike([*known.values()], count)
     return (
         race(context, folder, problem.space, problem.data, archs, cores_taken=cores_taken)
         if len(archs) > 1

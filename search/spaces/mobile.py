@@ -153,6 +153,13 @@ class MobileSpace:
         others = [c for c in range(len(self.decisions[at].choices)) if c != arch[at]]
         return (*arch[:at], rng.choice(others), *arch[at + 1 :])
 
+    def canonical(self, arch: Arch) -> str:
+        """The blocks that are there: which of a stage's blocks is skipped makes no difference."""
+        check_arch(self, arch)
+        slots = zip(arch, self._slots(self.deployment), strict=True)
+        keys = [slot.keys[choice] for choice, slot in slots]
+        return " ".join(str(key) for key in keys if key)
+
     def all_ops(self) -> frozenset[Op]:
         # torch is imported where a network is built: costs and ranges need none
         from nasdeploy.search.ops import op_module

@@ -12,6 +12,7 @@ from torch import nn
 from nasdeploy.errors import UnknownName, UsageError
 from nasdeploy.latency_tables.key import OpKey
 from nasdeploy.latency_tables.table import find_table, read_table
+from nasdeploy.search.encodings import canonical_hash
 from nasdeploy.search.ops import MBConv, op_module
 from nasdeploy.search.space import Deployment, size_of
 from nasdeploy.search.spaces import make_space
@@ -141,6 +142,21 @@ def test_a_mutation_changes_one_decision() -> None:
         child = space.mutate(arch, rng)
         assert sum(a != b for a, b in zip(arch, child, strict=True)) == 1
         arch = child
+
+
+def test_which_block_of_a_stage_is_skipped_makes_no_other_network() -> None:
+    space = make_space("mobile")
+    labels = [decision.label for decision in space.decisions]
+    second, third = labels.index("stage1.block2"), labels.index("stage1.block3")
+    skip = space.decisions[second].choices.index("skip")
+
+    def with_choices(at_second: int, at_third: int) -> str:
+        arch = [0] * len(labels)
+        arch[second], arch[third] = at_second, at_third
+        return canonical_hash(space, tuple(arch))
+
+    assert with_choices(skip, 1) == with_choices(1, skip)
+    assert len({with_choices(skip, 1), with_choices(skip, 2), with_choices(1, 1)}) == 3
 
 
 def test_the_small_preset_has_at_most_30_operators() -> None:
