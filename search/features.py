@@ -18,7 +18,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.integer]
 
 _DRAWS = 1000  # whose deviations are the units of the traits
-# Of a wired space the traits say most, and choices are compared closely: what they add is mostly
+# Where there are traits they say most, and choices are compared closely: what those add is mostly
 # what one training differs from another. Elsewhere the choices say most.
 _TRAITS_SHARE, _TRAITS_RATE, _FAR = 0.7, 0.3, 12.0
 _COUNTS_SHARE, _COUNTS_RATE, _NEAR = 0.3, 0.48, 2.0
@@ -27,8 +27,9 @@ _COUNTS_SHARE, _COUNTS_RATE, _NEAR = 0.3, 0.48, 2.0
 class Features:
     """The choices in one-hot form, and beside them what is compared by its distance.
 
-    Of a wired space that are traits of the networks (`search/traits.py`), each in units of its
-    deviation among random ones; of another, how often each choice is taken by all decisions that
+    Where decisions say how operators are wired, that are traits of the networks
+    (`search/traits.py`), each in units of its deviation among random ones. Where networks are
+    chains, or the space does not say, it is how often each choice is taken by all decisions that
     offer the same ones.
     """
 
@@ -40,11 +41,9 @@ class Features:
         self._every: FloatArray | None = None
         if isinstance(space, WiredSpace):
             rng = Random(0)
-            deviation = traits(space, [space.sample(rng) for _ in range(_DRAWS)])[1].std(axis=0)
-            differs = deviation > 0
-            unit = np.zeros(len(deviation))
-            unit[differs] = (_TRAITS_RATE / differs.sum()) ** 0.5 / deviation[differs]
-            self._unit = unit
+            _, values = traits(space, [space.sample(rng) for _ in range(_DRAWS)])
+            if (values[:, -2] != values[:, -1]).any():  # no chains: some ways are shorter
+                self._unit = _units(values)
 
     def kernel(self) -> Kernel:
         """Before anything is known."""
@@ -68,6 +67,15 @@ class Features:
             return np.hstack([taken, taken @ self._counts])
         assert isinstance(self.space, WiredSpace)
         return np.hstack([taken, traits(self.space, rows)[1] * self._unit])
+
+
+def _units(values: IntArray) -> FloatArray:
+    """(traits,) what (n, traits) are multiplied by; 0 for those that do not differ."""
+    deviation = values.std(axis=0)
+    differs = deviation > 0
+    units = np.zeros(len(deviation))
+    units[differs] = (_TRAITS_RATE / differs.sum()) ** 0.5 / deviation[differs]
+    return units
 
 
 def counted(decisions: Sequence[Decision]) -> FloatArray:

@@ -4,7 +4,8 @@ Jones, Schonlau and Welch (Journal of Global Optimization 13, 1998), equation 15
 improvement. Gardner et al., "Bayesian Optimization with Inequality Constraints" (ICML 2014),
 section 3.1: times the probability that the bound holds. Ginsbourger et al., "Kriging is
 well-suited to parallelize optimization" (2010), section 4: within a batch the model believes its
-own prediction. The process is in `search/gaussian_process.py`.
+own prediction. The process is in `search/gaussian_process.py`, what it compares in
+`search/features.py`.
 
 Where we differ: the model sees the logarithm of what a value lacks to the best, since networks that
 learn nothing would else stretch the scale on which the good ones are told apart. While nothing

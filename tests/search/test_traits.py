@@ -107,15 +107,16 @@ def test_features_of_a_small_space_are_looked_up_and_agree() -> None:
     np.testing.assert_array_equal(features(archs), features._of(np.array(archs)))
 
 
-def test_where_no_wires_are_known_the_choices_are_counted() -> None:
-    space = make_space("mobile-small")
-    features = Features(space)
+def test_in_chains_the_choices_are_counted() -> None:
+    """Four blocks that offer the same: which of them takes a choice makes no difference."""
+    choices = [{"conv_bn_relu6": {"kernel": kernel}} for kernel in (3, 5)]
+    stages = [{"name": "body", "out": 8, "blocks": 4, "choices": choices}]
+    shape = {"input_shape": [3, 8, 8], "classes": 3}
+    chain = make_space({"kind": "custom", "name": "chain", "stages": stages, **shape})
+    assert isinstance(chain, WiredSpace)
+    features = Features(chain)
+    assert features.kernel().share < 0.5
     taken = sum(features.choices)
-    rng = Random(0)
-    archs = [space.sample(rng) for _ in range(4)]
-    beside = features(archs)[:, taken:]
-    unit = beside[beside > 0].min()
-    assert (beside / unit).sum(axis=1) == pytest.approx(
-        [(beside[0] / unit).sum()] * 4
-    )  # every decision counts once
-    assert len(np.unique(beside, axis=0)) == 4
+    one, other, two = features([(0, 0, 0, 1), (1, 0, 0, 0), (1, 1, 0, 0)])[:, taken:]
+    assert (one == other).all()
+    assert one == pytest.approx(two * [1.5, 0.5])  # three and one of either kernel; two and two
