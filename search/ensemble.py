@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.search.gaussian_process import counted as counts_of
+from nasdeploy.search.features import counted as counts_of
 from nasdeploy.search.gaussian_process import one_hot
 from nasdeploy.search.space import Arch, Decision
 
@@ -50,13 +50,15 @@ class Encoding:
 
 
 class Ensemble:
-    """Fitted once; predicts means and deviations in the unit of `values`.
+    """Predicts means and deviations in the unit of `values`; a member is fitted when it is asked.
 
     Args:
         archs: (n, decisions), at least two.
         values: (n,).
         seed: Of the hidden layers and the resamples.
     """
+
+    size = _MEMBERS
 
     def __init__(
         self,
@@ -68,36 +70,37 @@ class Ensemble:
     ) -> None:
         rng = np.random.default_rng(seed)
         self._encodings = [Encoding(decisions, counted=counted) for counted in (False, True)]
-        encoded = [encoding(archs) for encoding in self._encodings]
-        self._mean = float(values.mean())
-        self._members: list[tuple[int, FloatArray, FloatArray]] = []
+        self._encoded = [encoding(archs) for encoding in self._encodings]
+        self._values, self._mean = values, float(values.mean())
+        # drawn for all at once, so that what a member says does not depend on who was asked before
+        self._drawn = []
         for member in range(_MEMBERS):
-            which = member % 2
-            size = encoded[which].shape[1]
-            weights = rng.standard_normal((size + 1, _HIDDEN)) / np.sqrt(len(decisions))
-            rows = rng.integers(len(values), size=len(values))
-            hidden = _hidden(encoded[which][rows], weights)
-            ridge = _RIDGE * float((hidden**2).mean()) * np.eye(hidden.shape[1])
-            right = hidden.T @ (values[rows] - self._mean)
-            output: FloatArray = np.asarray(
-                np.linalg.solve(hidden.T @ hidden + ridge, right), np.float64
-            )
-            self._members.append((which, weights, output))
+            inputs = self._encoded[member % 2].shape[1]
+            weights = rng.standard_normal((inputs + 1, _HIDDEN)) / np.sqrt(len(decisions))
+            self._drawn.append((weights, rng.integers(len(values), size=len(values))))
+        self._outputs: dict[int, FloatArray] = {}
 
     def predict(self, archs: Sequence[Arch] | IntArray) -> tuple[FloatArray, FloatArray]:
         """(n,) mean and standard deviation over the members."""
-        each = self.members(archs)
+        each = np.stack([self.member(number, archs) for number in range(_MEMBERS)])
         return each.mean(axis=0), each.std(axis=0)
 
-    def members(self, archs: Sequence[Arch] | IntArray) -> FloatArray:
-        """(members, n) what each predicts."""
-        encoded = [encoding(archs) for encoding in self._encodings]
-        return np.stack(
-            [
-                self._mean + _hidden(encoded[which], weights) @ output
-                for which, weights, output in self._members
-            ]
-        )
+    def member(self, number: int, archs: Sequence[Arch] | IntArray) -> FloatArray:
+        """(n,) what one of the `size` members predicts."""
+        weights, _ = self._drawn[number]
+        hidden = _hidden(self._encodings[number % 2](archs), weights)
+        return self._mean + hidden @ self._output(number)
+
+    def _output(self, number: int) -> FloatArray:
+        """(hidden layer and more,) the weights that are fitted."""
+        if number not in self._outputs:
+            weights, rows = self._drawn[number]
+            hidden = _hidden(self._encoded[number % 2][rows], weights)
+            ridge = _RIDGE * float((hidden**2).mean()) * np.eye(hidden.shape[1])
+            right = hidden.T @ (self._values[rows] - self._mean)
+            output = np.linalg.solve(hidden.T @ hidden + ridge, right)
+            self._outputs[number] = np.asarray(output, np.float64)
+        return self._outputs[number]
 
 
 def _hidden(encoded: FloatArray, weights: FloatArray) -> FloatArray:

@@ -30,8 +30,7 @@ class Pool:
         self.choices = [len(decision.choices) for decision in space.decisions]
         self._every: IntArray | None = None
         if size_of(space) <= SMALL:
-            ranges = (range(count) for count in self.choices)
-            self._every = np.array(list(itertools.product(*ranges)))
+            self._every = every_arch(self.choices)
 
     def candidates(
         self, rng: Random, *, exclude: Collection[Arch], near: Sequence[Arch] = ()
@@ -60,3 +59,8 @@ class Pool:
         towards = near[0] if near else None
         found = nearest_within(self.space, self.bounds, rng, exclude=exclude, towards=towards)
         return np.array([] if found is None else [found], np.int64).reshape(-1, len(self.choices))
+
+
+def every_arch(choices: Sequence[int]) -> IntArray:
+    """(all, decisions) architectures in row-major order, of a space that is small."""
+    return np.array(list(itertools.product(*map(range, choices))))

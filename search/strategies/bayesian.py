@@ -4,7 +4,8 @@ Jones, Schonlau and Welch (Journal of Global Optimization 13, 1998), equation 15
 improvement. Gardner et al., "Bayesian Optimization with Inequality Constraints" (ICML 2014),
 section 3.1: times the probability that the bound holds. Ginsbourger et al., "Kriging is
 well-suited to parallelize optimization" (2010), section 4: within a batch the model believes its
-own prediction. The process is in `search/gaussian_process.py`.
+own prediction. The process is in `search/gaussian_process.py`, what it compares in
+`search/features.py`.
 
 Where we differ: the model sees the logarithm of what a value lacks to the best, since networks that
 learn nothing would else stretch the scale on which the good ones are told apart. While nothing
@@ -24,8 +25,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nasdeploy.search.features import Features
 from nasdeploy.search.front_gain import expected_gain
-from nasdeploy.search.gaussian_process import GaussianProcess, Kernel, fit_kernel, one_hot
+from nasdeploy.search.gaussian_process import GaussianProcess, fit_kernel
 from nasdeploy.search.goal import Goal
 from nasdeploy.search.hypervolume import front_layers
 from nasdeploy.search.objective import Bounds
@@ -69,7 +71,8 @@ class Bayesian(Proposer):
         super().__init__(space, bounds, goal, settings, seed)
         self.initial_trials = settings.initial_trials
         self._pool = Pool(space, bounds)
-        self._kernel = Kernel.usual(space.decisions)
+        self._features = Features(space)
+        self._kernel = self._features.kernel()
         self._fitted_on = 0
         self._judge = Chebyshev(goal, self.rng)
 
@@ -85,15 +88,17 @@ class Bayesian(Proposer):
         stale = max(0, len(values) - 1 - int(values.argmax()) - _STALE + 1)
         single = (Quantiles if stale else Gaps)(values[kept])
         normal = scale.normal if self.goal.several else single.normal
-        observed = one_hot([self.known[index].arch for index in kept], self._pool.choices)
+        known = [self.known[index].arch for index in kept]
+        features = self._features(np.concatenate([np.array([*known, *pending]), archs]))
+        observed, believed, new = np.split(features, [len(known), len(known) + len(pending)])
         self._fit(observed, normal)
         model = GaussianProcess(self._kernel, observed, normal)
-        for arch in pending:
-            model = model.believing(one_hot([arch], self._pool.choices)[0])
-        mean, deviation = model.predict(one_hot(archs, self._pool.choices))
+        for arch in believed:
+            model = model.believing(arch)
+        mean, deviation = model.predict(new)
         if self.goal.several:
-            believed = scale.values(model.values[len(kept) :])
-            gain = self._front_gain(archs, levels(scale, mean, deviation), pending, believed)
+            metric = scale.values(model.values[len(kept) :])
+            gain = self._front_gain(archs, levels(scale, mean, deviation), pending, metric)
         else:
             wider = deviation * (1 + max(0, stale - 1) / _LESS_CERTAIN)
             gain = expected_improvement(mean, wider, float(normal.max()))

@@ -82,13 +82,12 @@ class Predictor(Proposer):
         ensemble = Ensemble(
             self.space.decisions, known, quantiles.normal, seed=self.rng.getrandbits(32)
         )
-        each = ensemble.members(archs)
+        upper = np.sum(ensemble.predict(archs), axis=0) if self.acquisition == "ucb" else None
         chosen: list[Arch] = []
         while len(chosen) < min(n, len(archs)):
-            if self.acquisition == "ucb":
-                drawn = each.mean(axis=0) + each.std(axis=0)
-            else:
-                drawn = each[self.rng.randrange(len(each))]
+            drawn = upper
+            if drawn is None:
+                drawn = ensemble.member(self.rng.randrange(ensemble.size), archs)
             gain = self._gain(archs, quantiles.values(drawn), drawn)
             for arch in chosen:
                 gain[(archs == np.array(arch)).all(axis=1)] = -np.inf

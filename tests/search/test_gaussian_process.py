@@ -9,24 +9,22 @@ from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 
 from nasdeploy.search import gaussian_process
 from nasdeploy.search.gaussian_process import GaussianProcess, Kernel, fit_kernel, one_hot
-from nasdeploy.search.space import Decision
 from nasdeploy.search.strategies.bayesian import expected_improvement
 
-DECISIONS = (
-    *(Decision(f"edge{i}", ("none", "skip", "conv")) for i in range(4)),
-    Decision("width", ("1", "2", "4", "8")),
-)
-CHOICES = tuple(len(decision.choices) for decision in DECISIONS)
+CHOICES = (3, 3, 3, 3, 4)
+USUAL = Kernel.usual(CHOICES, share=0.4, scale=3.0)
 
 
 def drawn(n: int, seed: int) -> npt.NDArray[np.float64]:
+    """Choices in one-hot form, and beside them two features."""
     rng = np.random.default_rng(seed)
-    return one_hot(rng.integers(0, CHOICES, (n, len(CHOICES))), CHOICES)
+    archs = rng.integers(0, CHOICES, (n, len(CHOICES)))
+    features = np.column_stack([(archs == 2).sum(axis=1), archs.max(axis=1)])
+    return np.hstack([one_hot(archs, CHOICES), 0.4 * features])
 
 
 def kernel_of(seed: int) -> Kernel:
-    usual = Kernel.usual(DECISIONS)
-    return usual.with_logs(usual.logs + np.random.default_rng(seed).normal(0, 0.5, len(usual.logs)))
+    return USUAL.with_logs(USUAL.logs + np.random.default_rng(seed).normal(0, 0.5, len(USUAL.logs)))
 
 
 class Same(SklearnKernel):  # type: ignore[misc]
@@ -61,9 +59,9 @@ def test_the_posterior_is_that_of_scikit_learn_on_the_same_kernel(seed: int) -> 
 def test_the_gradient_that_fits_the_kernel_is_that_of_its_loss() -> None:
     kernel, observed = kernel_of(1), drawn(20, 1)
     values = np.random.default_rng(1).normal(size=20)
-    parts = np.split(observed, np.cumsum(CHOICES)[:-1], axis=1)
+    parts = np.split(observed, np.cumsum(CHOICES), axis=1)[:-1]
     differs = np.stack([1.0 - part @ part.T for part in parts])
-    arguments = (kernel, differs, kernel.of_counts(observed, observed), values - values.mean())
+    arguments = (kernel, differs, kernel.of_features(observed, observed), values - values.mean())
 
     def loss(logs: npt.NDArray[np.float64]) -> float:
         return gaussian_process._loss(logs, *arguments)[0]
@@ -77,10 +75,16 @@ def test_the_gradient_that_fits_the_kernel_is_that_of_its_loss() -> None:
 def test_a_fit_weighs_the_decision_that_matters_most_and_constants_say_nothing() -> None:
     observed = drawn(40, 2)
     values = observed[:, 2] + 0.1 * observed[:, 4]
-    start = Kernel.usual(DECISIONS)
-    fitted = fit_kernel(observed, values, start)
+    fitted = fit_kernel(observed, values, USUAL)
     assert fitted.weights[0] > fitted.weights[2:].max()
-    assert fit_kernel(observed, np.ones(40), start) is start
+    assert fit_kernel(observed, np.ones(40), USUAL) is USUAL
+
+
+def test_a_correlation_is_of_the_mismatches_and_of_the_distance_of_the_features() -> None:
+    a = np.hstack([one_hot([(0, 0, 0, 0, 0)], CHOICES), [[0.0, 0.0]]])
+    b = np.hstack([one_hot([(0, 1, 2, 0, 0)], CHOICES), [[0.6, 0.8]]])
+    assert USUAL(a, a)[0, 0] == pytest.approx(1.0)
+    assert USUAL(a, b)[0, 0] == pytest.approx(0.6 * np.exp(-3.0 * 2 / 5) + 0.4 * np.exp(-1.0))
 
 
 def test_what_is_believed_of_a_batch_leaves_the_mean_and_takes_the_doubt() -> None:
