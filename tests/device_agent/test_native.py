@@ -79,11 +79,6 @@ def test_a_misspelt_runner_is_answered_with_the_likely_one() -> None:
         open_runner("litert", "natve")
 
 
-def test_an_ndk_is_refused_since_the_wheels_are_not_for_android() -> None:
-    with pytest.raises(UsageError, match="made for glibc"):
-        open_runner("litert", "ndk")
-
-
 def test_a_runner_is_built_once_and_says_so(local: LocalDevice, tmp_path: Path) -> None:
     said: list[str] = []
     recipe = RECIPES["onnxruntime"]
@@ -285,7 +280,10 @@ def test_a_program_that_prints_no_times_is_refused_before_it_is_pushed(tmp_path:
 def test_a_program_that_is_not_there_or_not_understood_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no program .*missing"):
         open_runner("litert", str(tmp_path / "missing"))
+    for name in ("benchmark_model", "onnxruntime_perf_test"):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match="is litert's, and does not run executorch"):
+        open_runner("executorch", str(tmp_path / "benchmark_model"))
     program = tmp_path / "onnxruntime_perf_test"
-    program.touch()
     with pytest.raises(UsageError, match="onnxruntime has no program whose output"):
         open_runner("onnxruntime", str(program))

@@ -94,6 +94,9 @@ def external_runner(recipe: Recipe, path: str, say: Callable[[str], None]) -> Ex
             f"{recipe.runtime} has no program whose output is understood; those of "
             f"{' and '.join(sorted(TOOLS))} have. Leave --runner out."
         )
+    for runtime, name in TOOLS.items():
+        if runtime != recipe.runtime and name in program.name:
+            raise UsageError(f"{program} is {runtime}'s, and does not run {recipe.runtime}.")
     tool = TOOLS[recipe.runtime]
     launcher = Recipe(
         runtime=recipe.runtime,
