@@ -128,6 +128,23 @@ def test_the_doctor_says_why_a_device_cannot_be_reached(cli: Cli) -> None:
     assert "memory" in rows, "this machine is looked at all the same"
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ssh:nobody", "'ssh:nobody' is not an address: write ssh:user@host:22."),
+        ("ssh:-oProxyCommand=x@host", "is not an address: write ssh:user@host:22."),
+        ("usb:1", "Unknown kind of address 'usb'."),
+    ],
+)
+def test_what_is_no_address_is_answered_with_how_one_is_written(
+    cli: Cli, address: str, said: str
+) -> None:
+    ended = cli("doctor", "--device", address)
+    assert ended.code == 2
+    assert said in ended.err
+    assert len(ended.err.splitlines()) == 1, "no traceback"
+
+
 def test_the_doctor_marks_a_simulated_device(cli: Cli, folder: Path) -> None:
     write_small_table(folder / "tables" / "toy.yaml")
     ended = cli("doctor", "--device", "sim:toy", "--format", "json")

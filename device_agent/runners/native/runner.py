@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +20,7 @@ from nasdeploy.device_agent.runners.native.recipe import Recipe
 from nasdeploy.errors import CommandFailed, UsageError
 
 _TIMEOUT_S = 120.0
+_GLIBC_NAME = re.compile(r"\blib(c|m|dl|rt|pthread|stdc\+\+)\.so\.\d")  # Android's have no number
 _TOO_OLD = ("GLIBC", "not found", "No such file")
 
 
@@ -91,7 +93,7 @@ class NativeRunner:
 
     def _advice(self, device: Device, stderr: str) -> str:
         c_library = self._place(device).c_library
-        if c_library == "bionic" and "libc.so.6" in stderr:
+        if c_library == "bionic" and _GLIBC_NAME.search(stderr):
             return " That library is made for glibc: take it out of the runtime's Android archive."
         if c_library != "its own" or not any(sign in stderr for sign in _TOO_OLD):
             return ""
