@@ -1,8 +1,8 @@
 """Runners for Android's own C library: an NDK's folder, a runtime's archive, and what may be amiss.
 
 There is neither an NDK nor that C library here. A folder laid out like an NDK's holds a script that
-starts this machine's own compiler, and the archives hold the libraries of the wheels; all else is
-what a user gets: the runner is built, pushed and started.
+starts what an NDK is made of, clang with lld and libc++, and the archives hold the libraries of the
+wheels; all else is what a user gets: the runner is built, pushed and started.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from targets.daemons import need
 
 from nasdeploy.device_agent.device import DeviceInfo
 from nasdeploy.device_agent.local import LocalDevice
@@ -32,13 +33,14 @@ OTHER = next(machine for machine in ABIS if machine != HERE)
 @pytest.fixture
 def ndk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The compilers' folder of what ANDROID_NDK_HOME names."""
+    need("clang++", "ld.lld", boxed=False)
     folder = tmp_path / "ndk" / "toolchains/llvm/prebuilt/linux-x86_64/bin"
     folder.mkdir(parents=True)
     for api in (21, 35, 26, 30):
         compiler = folder / f"{HERE}-linux-android{api}-clang++"
         compiler.write_text(
             f'#!/bin/sh\n[ "$1" = --version ] && echo stands for clang {api} && exit\n'
-            'exec g++ "$@"\n'
+            'exec clang++ -stdlib=libc++ -fuse-ld=lld "$@"\n'
         )
         compiler.chmod(0o755)
     monkeypatch.setenv(HOME, str(tmp_path / "ndk"))
@@ -207,7 +209,7 @@ def test_only_an_android_that_is_new_enough_gets_one(
 def test_a_library_without_what_the_runner_calls_says_which_one_to_take(
     ndk: Path, handset: Phone
 ) -> None:
-    with pytest.raises(NasdeployError, match=r"undefined reference to .*See that .* for Android"):
+    with pytest.raises(NasdeployError, match=r"undefined symbol: LiteRt.*See that .* for Android"):
         open_runner("litert", f"ndk:{wheel_library('onnxruntime')}").prepare(handset)
 
 
