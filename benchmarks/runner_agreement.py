@@ -1,13 +1,13 @@
 """Do the native runners and the runtimes' own Python packages take the same time?
 
-    python benchmarks/runner_agreement.py --json [--runtime litert] [--precision fp32]
+    python benchmarks/runner_agreement.py --json [--runtime litert] [--precision int8]
 
 One network is run by both in one interleaved run: short process starts of either kind, in random
 order, so that what the machine does meanwhile meets both, and so that both get as many draws of
 what a start fixes (where in memory things lie). Compared are 10th percentiles of the calling
 thread's time, with one thread; the wall time stands beside it, and on a busy machine it says less.
 ``thread_ratio`` is native over Python; ``within`` says whether it is off 1 by no more than 3
-percent.
+percent. Without ``--runtime`` and ``--precision`` all of them are compared.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from nasdeploy.export.exporters import EXPORTERS, SUFFIX
 
 LIMIT = 0.03
 KINDS = ("native", "python")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 STARTS = 6
 TIMEOUT_S = 300.0
 
@@ -104,14 +105,15 @@ def _p10_ms(samples: list[Sample], clock: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runtime", choices=RUNTIMES, action="append", help="all without")
-    parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS, action="append", help="both without")
     parser.add_argument("--rounds", type=int, default=120, help="visits of each kind")
     parser.add_argument("--pixels", type=int, default=224)
     parser.add_argument("--json", action="store_true", help="JSON lines on stdout")
     arguments = parser.parse_args()
     for runtime in arguments.runtime or RUNTIMES:
-        found = agreement(runtime, arguments.precision, arguments.rounds, arguments.pixels)
-        print(json.dumps(found) if arguments.json else _shown(found), flush=True)
+        for precision in arguments.precision or PRECISIONS:
+            found = agreement(runtime, precision, arguments.rounds, arguments.pixels)
+            print(json.dumps(found) if arguments.json else _shown(found), flush=True)
 
 
 def _shown(found: dict[str, Any]) -> str:

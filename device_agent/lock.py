@@ -49,7 +49,8 @@ def device_lock(
     with path.open("a+") as file:
         _acquire(file.fileno(), path, device.name, timeout_s, on_wait)
         file.truncate(0)
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+        program = Path(sys.argv[0]).name.replace("__main__.py", "nasdeploy")
+        command = " ".join([program, *sys.argv[1:]])[:200]
         json.dump({"pid": os.getpid(), "command": command, "since": time.strftime("%H:%M")}, file)
         file.flush()
         _HELD.add(mine)

@@ -21,7 +21,7 @@ def main() -> None:
             code = _run()
     except KeyboardInterrupt:
         sys.stderr.write(
-            "Interrupted. What was measured is kept: the same command goes on from it.\n"
+            "Interrupted. What a run or a table holds is kept: the same command goes on from it.\n"
         )
         code = INTERRUPTED_EXIT_CODE
     except BrokenPipeError:

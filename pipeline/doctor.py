@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nasdeploy.device_agent.condition import Condition, read_condition
@@ -17,6 +17,7 @@ from nasdeploy.device_agent.emulation import seen_emulator
 from nasdeploy.device_agent.local import LocalDevice
 from nasdeploy.device_agent.processors import clusters, mask_of, pin_argv
 from nasdeploy.device_agent.readiness import BATTERY_MAX_C, THROTTLING_STATUS
+from nasdeploy.device_agent.runners.native.ndk import HOME as NDK_HOME
 from nasdeploy.device_agent.simulated import SimulatedDevice
 from nasdeploy.durable import cache_dir
 from nasdeploy.errors import DeviceError, NasdeployError, OutOfResources
@@ -97,15 +98,30 @@ def _origin(opened: OpenedDevice) -> Iterator[Check]:
 
 
 def _runtimes(opened: OpenedDevice, say: Callable[[str], None]) -> Iterator[Check]:
+    """Each of them; only where none can be run is there nothing to measure with."""
     from nasdeploy.pipeline.config import RUNTIMES
 
+    checks, kinds = [], set()
     for runtime in RUNTIMES:
         try:
             runner = opened.runner(runtime, say=say)
             runner.prepare(opened.device)
-            yield Check(f"runtime {runtime}", runner.check(opened.device))
+            checks.append(Check(f"runtime {runtime}", runner.check(opened.device)))
+            kinds.add(runner.kind(opened.device))
         except NasdeployError as error:
-            yield Check(f"runtime {runtime}", MISSING, str(error), forbids=True)
+            checks.append(Check(f"runtime {runtime}", MISSING, str(error)))
+    yield from (checks if kinds else [replace(check, forbids=True) for check in checks])
+    if kinds:
+        yield Check("runner", f"{'; '.join(sorted(kinds))}{_ndk(opened.device, kinds)}")
+
+
+def _ndk(device: Device, kinds: set[str]) -> str:
+    """That there is a choice, where there is one: glibc is what needs nothing more."""
+    if "native, libc=glibc" not in kinds or not os.environ.get(NDK_HOME):
+        return ""
+    if device.info().extra.get("platform") != "android":
+        return ""
+    return f" ({NDK_HOME} is set: --runner ndk:ARCHIVE.aar takes Android's own C library)"
 
 
 def _folder(device: Device) -> Iterator[Check]:

@@ -94,7 +94,8 @@ def entry_of(name: str) -> tuple[DeviceEntry, Address]:
         entry = known[name].entry
         return entry, parse_address(entry.address)
     if is_address(name) or name == LOCAL:
-        return DeviceEntry(address=name), parse_address(name)
+        address = parse_address(name)  # first, for what it says of one that cannot be
+        return DeviceEntry(address=name), address
     if name == ANDROID:
         address = the_attached_phone()
         return DeviceEntry(address=str(address)), address

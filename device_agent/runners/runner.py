@@ -8,6 +8,7 @@ from typing import Protocol
 
 from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.runners.native.external import external_runner
+from nasdeploy.device_agent.runners.native.ndk import archive_of
 from nasdeploy.device_agent.runners.native.recipe import RECIPES, Recipe
 from nasdeploy.device_agent.runners.native.runner import NativeRunner
 from nasdeploy.device_agent.runners.python_runner import PythonRunner
@@ -57,27 +58,35 @@ RUNNERS: dict[str, Callable[[Recipe, Callable[[str], None]], Runner]] = {
 RUNTIMES = tuple(RECIPES)
 
 
+def _by_ndk(recipe: Recipe, library: str, say: Callable[[str], None]) -> Runner:
+    published = archive_of(recipe).published
+    if not library:
+        raise UsageError(
+            f"--runner ndk needs {recipe.runtime}'s library for Android, which pip does not have: "
+            f"download {published} from Maven and name it, --runner ndk:{published}. Without "
+            "--runner, the native one brings glibc along."
+        )
+    return NativeRunner(recipe, android_library=library, say=say)
+
+
 def open_runner(
     runtime: str, choice: str = "native", *, say: Callable[[str], None] = lambda text: None
 ) -> Runner:
     """The runner of a runtime; `UnknownName` says which there are.
 
     Args:
-        choice: Of `RUNNERS`, or the path of the user's own `benchmark_model` or
-            `executor_runner`. None is ever taken in place of another: what cannot be had is an
-            error that says how to get it.
+        choice: Of `RUNNERS`; ``ndk:PATH`` with the runtime's Android archive, or its library; or
+            the path of the user's own `benchmark_model` or `executor_runner`. None is ever taken
+            in place of another: what cannot be had is an error that says how to get it.
         say: Told what takes a while, such as the first build of a native runner.
     """
     if runtime not in RECIPES:
         raise UnknownName("runtime", runtime, RECIPES)
-    if choice == "ndk":
-        raise UsageError(
-            "Android's NDK compiles for Android's C library, and the runtimes' wheels are made for "
-            "glibc, so that the two do not fit together. Leave --runner out: on a phone the native "
-            "runner brings glibc along."
-        )
+    kind, _, library = choice.partition(":")
+    if kind == "ndk":
+        return _by_ndk(RECIPES[runtime], library, say)
     if choice not in RUNNERS and ("/" in choice or Path(choice).is_file()):
         return external_runner(RECIPES[runtime], choice, say)
     if choice not in RUNNERS:
-        raise UnknownName("runner", choice, RUNNERS)
+        raise UnknownName("runner", choice, {*RUNNERS, "ndk:PATH"})
     return RUNNERS[choice](RECIPES[runtime], say)

@@ -34,7 +34,7 @@ RuntimeOption = Annotated[
 ]
 RunnerOption = Annotated[
     str | None,
-    typer.Option("--runner", help="native, native+glibc, python, or a path."),
+    typer.Option("--runner", help="native, native+glibc, ndk:AAR, python or a path."),
 ]
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help="fp32 or int8.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Worker threads.")]

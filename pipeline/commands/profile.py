@@ -133,4 +133,18 @@ def _search(outcomes: list[Outcome]) -> str:
 def _shown(facts: list[dict[str, Any]]) -> RenderableType:
     from rich.console import Group
 
-    return Group(*(mapping_table("Profile", each) for each in facts))
+    shown = [
+        {**each, "fits": _in_words(each["fits"])} if "fits" in each else each for each in facts
+    ]
+    return Group(*(mapping_table("Profile", each) for each in shown))
+
+
+def _in_words(fits: list[dict[str, Any]]) -> str:
+    """How far each statistic's estimate is off the networks that it was not fitted on."""
+    from statistics import median
+
+    return "; ".join(
+        f"{fit['statistic']} off by {median(map(abs, errors)):.2g} %, leaving one out"
+        for fit in fits
+        if (errors := fit.get("leave_one_out_errors_pct"))
+    )

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from nasdeploy.device_agent.device import Device
 from nasdeploy.device_agent.local import LocalDevice
 from nasdeploy.device_agent.outputs import run_outputs
+from nasdeploy.device_agent.runners.native.external import ExternalRunner
 from nasdeploy.device_agent.runners.runner import Runner, open_runner
 from nasdeploy.durable import sha256_file, write_json
 from nasdeploy.errors import ExportError, ParityError
@@ -230,7 +231,10 @@ def _where_it_runs(context: Context, artifact: Artifact) -> tuple[Device, Runner
         return here, open_runner(artifact.runtime, choice, say=context.console.log)
     if artifact.target == context.info.target:
         runtime = cast(Runtime, artifact.runtime)
-        return context.device, context.of_file(runtime, artifact.precision).runner
+        runner = context.of_file(runtime, artifact.precision).runner
+        if isinstance(runner, ExternalRunner):  # a program that tells times, and no outputs
+            runner = open_runner(runtime, say=context.console.log)
+        return context.device, runner
     raise ExportError(
         f"{artifact.path.name} is made for {artifact.target} and can be run neither here, on "
         f"{here.info().target}, nor on {context.device.name}, on {context.info.target}, to hold "

@@ -79,11 +79,6 @@ def test_a_misspelt_runner_is_answered_with_the_likely_one() -> None:
         open_runner("litert", "natve")
 
 
-def test_an_ndk_is_refused_since_the_wheels_are_not_for_android() -> None:
-    with pytest.raises(UsageError, match="made for glibc"):
-        open_runner("litert", "ndk")
-
-
 def test_a_runner_is_built_once_and_says_so(local: LocalDevice, tmp_path: Path) -> None:
     said: list[str] = []
     recipe = RECIPES["onnxruntime"]
@@ -223,6 +218,13 @@ echo "INFO: count=2 first=1234 curr=1240 min=1234 max=1240 avg=1237 std=3 p5=123
 echo "INFO: Inference timings in us: Init: 5579, First inference: 9000, Warmup (avg): 2100"
 """
 EXECUTOR_RUNNER = """#!/bin/sh
+for flag; do case $flag in --num_executions=*) n=${flag#*=} ;; esac; done
+for i in $(seq $n); do
+  printf 'I executorch:executor_runner.cpp:575] Iteration %d of %d: %d.250000 ms\\n' $i $n $i >&2
+done
+echo "I executorch:executor_runner.cpp:585] Model executed successfully $n time(s) in 9 ms." >&2
+"""
+OLD_EXECUTOR_RUNNER = """#!/bin/sh
 echo "I executor_runner.cpp:414] Model executed successfully 10 time(s) in 25.5 ms." >&2
 """
 
@@ -232,7 +234,8 @@ echo "I executor_runner.cpp:414] Model executed successfully 10 time(s) in 25.5 
     ("runtime", "script", "wall_ns"),
     [
         ("litert", BENCHMARK_MODEL, [(1_234_000, 1_240_000)]),
-        ("executorch", EXECUTOR_RUNNER, [(2_550_000, 2_550_000)]),
+        ("executorch", EXECUTOR_RUNNER, [(11_250_000, 12_250_000)]),
+        ("executorch", OLD_EXECUTOR_RUNNER, [(2_550_000, 2_550_000)]),
     ],
 )
 def test_times_of_the_user_s_own_program_are_taken_as_it_tells_them(
@@ -241,7 +244,8 @@ def test_times_of_the_user_s_own_program_are_taken_as_it_tells_them(
     program = tmp_path / "theirs"
     program.write_text(script)
     runner = open_runner(runtime, str(program))
-    assert runner.check(local) == runner.kind(local).partition(",")[0]
+    assert runner.kind(local).removesuffix(", means of many runs") == runner.check(local)
+    assert ("means" in runner.kind(local)) == (script == OLD_EXECUTOR_RUNNER)
     model = tmp_path / f"small{runner.suffix}"
     model.write_bytes(b"a model")
     models = [{"id": "small", "path": str(model)}]
@@ -258,17 +262,28 @@ def test_a_program_that_fails_names_the_model_and_what_it_said(
     local: LocalDevice, tmp_path: Path
 ) -> None:
     program = tmp_path / "benchmark_model"
-    program.write_text("#!/bin/sh\necho 'ERROR: Failed to mmap model'\nexit 1\n")
+    reasons = "echo 'ERROR: Failed to mmap model' >&2; echo 'ERROR: Benchmarking failed.' >&2"
+    program.write_text(f"#!/bin/sh\necho INFO: STARTING!\n{reasons}\nexit 1\n")
     with pytest.raises(CommandFailed, match=r"does not run.*said: ERROR: Failed to mmap model"):
         model = tmp_path / "x.tflite"
         model.write_bytes(b"x")
         peak_rss_bytes(local, open_runner("litert", str(program)), Graph("x", model))
 
 
+def test_a_program_that_prints_no_times_is_refused_before_it_is_pushed(tmp_path: Path) -> None:
+    program = tmp_path / "executor_runner"
+    program.write_bytes(b"\x7fELF with OutputX in it")
+    with pytest.raises(UsageError, match="EXECUTORCH_ENABLE_LOGGING=ON"):
+        open_runner("executorch", str(program))
+
+
 def test_a_program_that_is_not_there_or_not_understood_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no program .*missing"):
         open_runner("litert", str(tmp_path / "missing"))
+    for name in ("benchmark_model", "onnxruntime_perf_test"):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match="is litert's, and does not run executorch"):
+        open_runner("executorch", str(tmp_path / "benchmark_model"))
     program = tmp_path / "onnxruntime_perf_test"
-    program.touch()
     with pytest.raises(UsageError, match="onnxruntime has no program whose output"):
         open_runner("onnxruntime", str(program))

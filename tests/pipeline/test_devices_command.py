@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import yaml
 from small_run import Cli, write_small_table
 
 from nasdeploy.device_agent.condition import UNKNOWN
+from nasdeploy.device_agent.device import DeviceInfo
 from nasdeploy.device_agent.local import LocalDevice
 from nasdeploy.errors import DeviceUnreachable
-from nasdeploy.pipeline.doctor import Check, _state, free_bytes
+from nasdeploy.pipeline.doctor import Check, _ndk, _state, free_bytes
 from nasdeploy.pipeline.reachable import reachable_devices
 
 NOWHERE = "ssh:nobody@127.0.0.1:1"
@@ -126,6 +128,23 @@ def test_the_doctor_says_why_a_device_cannot_be_reached(cli: Cli) -> None:
     assert "memory" in rows, "this machine is looked at all the same"
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ssh:nobody", "'ssh:nobody' is not an address: write ssh:user@host:22."),
+        ("ssh:-oProxyCommand=x@host", "is not an address: write ssh:user@host:22."),
+        ("usb:1", "Unknown kind of address 'usb'."),
+    ],
+)
+def test_what_is_no_address_is_answered_with_how_one_is_written(
+    cli: Cli, address: str, said: str
+) -> None:
+    ended = cli("doctor", "--device", address)
+    assert ended.code == 2
+    assert said in ended.err
+    assert len(ended.err.splitlines()) == 1, "no traceback"
+
+
 def test_the_doctor_marks_a_simulated_device(cli: Cli, folder: Path) -> None:
     write_small_table(folder / "tables" / "toy.yaml")
     ended = cli("doctor", "--device", "sim:toy", "--format", "json")
@@ -133,6 +152,33 @@ def test_the_doctor_marks_a_simulated_device(cli: Cli, folder: Path) -> None:
     rows = {row["check"]: row["found"] for row in json.loads(ended.out)}
     assert rows["times"] == "simulated"
     assert rows["runtime litert"] == "simulated"
+
+
+def test_a_device_can_be_measured_with_the_runtimes_that_it_has(cli: Cli, folder: Path) -> None:
+    program = folder / "benchmark_model"
+    program.write_text("#!/bin/sh\n")
+    ended = cli("doctor", "--runner", str(program), "--format", "json")
+    rows = {row["check"]: row for row in json.loads(ended.out)}
+    assert ended.code == 0, ended.err
+    assert rows["runtime litert"]["found"] == rows["runner"]["found"]
+    assert rows["runtime onnxruntime"]["found"] == "missing"
+    ended = cli("doctor", "--runner", str(folder / "missing"), "--format", "json")
+    assert ended.code == 2
+
+
+def test_the_doctor_of_a_phone_says_what_an_ndk_can_be_used_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def phone() -> DeviceInfo:
+        return replace(LocalDevice().info(), extra={"platform": "android"})
+
+    device = LocalDevice()
+    monkeypatch.setattr(device, "info", phone)
+    monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
+    assert _ndk(device, {"native, libc=glibc"}) == ""
+    monkeypatch.setenv("ANDROID_NDK_HOME", "/opt/ndk")
+    assert "--runner ndk:ARCHIVE.aar" in _ndk(device, {"native, libc=glibc"})
+    assert _ndk(device, {"native, libc=bionic"}) == ""
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ _PACKAGES = {
     "cpio": "cpio",
     "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
     "setpriv": "util-linux",
+    "clang++": "clang and libc++-dev with libc++abi-dev",
+    "ld.lld": "lld",
 }
 _SSHD_CONFIG = """
 Port 22

@@ -22,14 +22,16 @@ class ExternalRunner:
 
     A small program of ours starts it there and speaks the protocol. Each visit is a process of its
     own that has run the model ten times before, so that all runs are warm. `benchmark_model` tells
-    single runs in microseconds, `executor_runner` the mean of ten.
+    single runs in microseconds, `executor_runner` in nanoseconds.
 
     Attributes:
+        means: An older `executor_runner`, which tells its runs' mean only.
         launcher: Of ours.
     """
 
     tool: str
     program: Path
+    means: bool
     launcher: NativeRunner
 
     @property
@@ -45,8 +47,7 @@ class ExternalRunner:
         return f"{self.tool} {durable.sha256_file(self.program)[:12]}"
 
     def kind(self, device: Device) -> str:
-        means = ", means of 10 runs" if self.tool == "executor_runner" else ""
-        return f"{self.version}{means}"
+        return f"{self.version}{', means of many runs' if self.means else ''}"
 
     def prepare(self, device: Device) -> None:
         self.launcher.prepare(device)
@@ -68,7 +69,8 @@ class ExternalRunner:
 
     def argv(self, device: Device, job: str) -> Sequence[str]:
         *start, last = self.launcher.argv(device, job)
-        return (*start, self.tool, self._remote(device), self.version, last)
+        tool = f"{self.tool}_means" if self.means else self.tool
+        return (*start, tool, self._remote(device), self.version, last)
 
     def _remote(self, device: Device) -> str:
         digest = durable.sha256_file(self.program)[:20]
@@ -78,7 +80,8 @@ class ExternalRunner:
 def external_runner(recipe: Recipe, path: str, say: Callable[[str], None]) -> ExternalRunner:
     """The runner for a program of the user's.
 
-    Raises: `UsageError` for a path that is no file, and a runtime without such a program.
+    Raises: `UsageError` for a path that is no file, a runtime without such a program, and one that
+        was built so that it prints no times.
     """
     program = Path(path).expanduser()
     if not program.is_file():
@@ -91,6 +94,10 @@ def external_runner(recipe: Recipe, path: str, say: Callable[[str], None]) -> Ex
             f"{recipe.runtime} has no program whose output is understood; those of "
             f"{' and '.join(sorted(TOOLS))} have. Leave --runner out."
         )
+    for runtime, name in TOOLS.items():
+        if runtime != recipe.runtime and name in program.name:
+            raise UsageError(f"{program} is {runtime}'s, and does not run {recipe.runtime}.")
+    tool = TOOLS[recipe.runtime]
     launcher = Recipe(
         runtime=recipe.runtime,
         suffix=recipe.suffix,
@@ -98,4 +105,20 @@ def external_runner(recipe: Recipe, path: str, say: Callable[[str], None]) -> Ex
         source="external.cpp",
         libraries={},
     )
-    return ExternalRunner(TOOLS[recipe.runtime], program, NativeRunner(launcher, say=say))
+    means = tool == "executor_runner" and _tells_means_only(program)
+    return ExternalRunner(tool, program, means, NativeRunner(launcher, say=say))
+
+
+def _tells_means_only(executor_runner: Path) -> bool:
+    """By the texts that it prints, which a program without logging does not have in it.
+
+    Raises: `UsageError` for such a program. A script may start one that has them, so it is not
+        held to that.
+    """
+    content = executor_runner.read_bytes()
+    if content.startswith(b"\x7fELF") and b"executed successfully" not in content:
+        raise UsageError(
+            f"{executor_runner} was built without logging, so that it prints no times. Build it "
+            "with -DEXECUTORCH_ENABLE_LOGGING=ON, which release builds leave out."
+        )
+    return b"Iteration %" not in content

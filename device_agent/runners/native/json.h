@@ -211,7 +211,7 @@ class JsonReader {
   size_t at_ = 0;
 };
 
-inline std::string quoted(const std::string& text) {
+inline std::string json_text(const std::string& text) {
   std::string result = "\"";
   for (unsigned char c : text) {
     if (c == '"' || c == '\\') {

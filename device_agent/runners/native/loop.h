@@ -113,23 +113,23 @@ class Lines {
 };
 
 inline std::string field(const char* name, const std::string& text) {
-  return quoted(name) + ":" + quoted(text);
+  return json_text(name) + ":" + json_text(text);
 }
 
 inline std::string field(const char* name, int64_t number) {
-  return quoted(name) + ":" + std::to_string(number);
+  return json_text(name) + ":" + std::to_string(number);
 }
 
 inline std::string field(const char* name, const std::vector<int64_t>& numbers) {
   std::string list;
   for (int64_t number : numbers) list += (list.empty() ? "" : ",") + std::to_string(number);
-  return quoted(name) + ":[" + list + "]";
+  return json_text(name) + ":[" + list + "]";
 }
 
 inline std::string field(const char* name, double number) {
   char text[32];
   std::snprintf(text, sizeof text, "%.6f", number);
-  return quoted(name) + ":" + text;
+  return json_text(name) + ":" + text;
 }
 
 inline std::string joined(std::initializer_list<std::string> fields) {
@@ -193,7 +193,7 @@ class Work {
       // with more threads than one, this thread's time says little about the work done
       bool known = threads_ == 1 && !times.thread_ns.empty();
       std::string thread =
-          known ? field("thread_ns", times.thread_ns) : quoted("thread_ns") + ":null";
+          known ? field("thread_ns", times.thread_ns) : json_text("thread_ns") + ":null";
       lines_.say_soon(joined({field("event", "sample"), field("round", number), field("model", id),
                               field("wall_ns", times.wall_ns), thread}));
     });
@@ -211,10 +211,10 @@ class Work {
       for (size_t i = 0; i < outputs.size(); ++i) {
         std::string path = entry.string("outputs") + std::to_string(i) + ".npy";
         write_npy(path, outputs[i]);
-        paths += (i ? "," : "") + quoted(path);
+        paths += (i ? "," : "") + json_text(path);
       }
       lines_.say(joined({field("event", "outputs"), field("model", id),
-                         quoted("paths") + ":[" + paths + "]"}));
+                         json_text("paths") + ":[" + paths + "]"}));
     });
   }
 

@@ -53,7 +53,6 @@ constexpr size_t create_tensor_with_data = 49, cast_to_tensor_info = 55, element
 constexpr size_t dimension_count = 61, dimensions = 62, create_cpu_memory = 69;
 constexpr size_t default_allocator = 78;
 constexpr size_t release_session = 95, release_value = 96, release_type_info = 98;
-constexpr size_t release_options = 100;
 constexpr size_t run_with_binding = 133, create_binding = 134, release_binding = 135;
 constexpr size_t bind_input = 136, bind_output = 137;
 }  // namespace ort

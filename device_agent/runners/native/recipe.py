@@ -9,6 +9,21 @@ from nasdeploy.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
+class AndroidArchive:
+    """A runtime for Android, as it is published.
+
+    Attributes:
+        published: The archive on Maven; ``VERSION`` stands for its version.
+        library: The name of the library with the C interface.
+        same_version: The interface changes between versions, so that it has to be the pinned one.
+    """
+
+    published: str
+    library: str
+    same_version: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """One runtime's source, and what it needs of the runtime's wheel.
 
@@ -19,6 +34,7 @@ class Recipe:
             ``{version}`` stands for the runtime's.
         headers: Folders in the wheel that the compiler looks through.
         definitions: For the preprocessor.
+        android: None where its Android archive has nothing that our source can be linked with.
     """
 
     runtime: str
@@ -28,6 +44,7 @@ class Recipe:
     libraries: dict[str, str]
     headers: tuple[str, ...] = ()
     definitions: tuple[str, ...] = field(default=())
+    android: AndroidArchive | None = None
 
     @property
     def version(self) -> str:
@@ -87,6 +104,7 @@ RECIPES: dict[str, Recipe] = {
             package="ai-edge-litert",
             source="litert.cpp",
             libraries={"libLiteRt.so": "ai_edge_litert/libLiteRt.so"},
+            android=AndroidArchive("litert-VERSION.aar", "libLiteRt.so", same_version=True),
         ),
         Recipe(
             runtime="onnxruntime",
@@ -94,6 +112,9 @@ RECIPES: dict[str, Recipe] = {
             package="onnxruntime",
             source="onnxruntime.cpp",
             libraries={"libonnxruntime.so.1": "onnxruntime/capi/libonnxruntime.so.{version}"},
+            android=AndroidArchive(
+                "onnxruntime-android-VERSION.aar", "libonnxruntime.so", same_version=False
+            ),
         ),
     )
 }

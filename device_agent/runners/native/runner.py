@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from nasdeploy.device_agent.device import Device
-from nasdeploy.device_agent.runners.native.build import RUNNER, Build, build_runner
+from nasdeploy.device_agent.device import Device, DeviceInfo
+from nasdeploy.device_agent.runners.native.build import (
+    RUNNER,
+    Build,
+    build_for_android,
+    build_runner,
+)
+from nasdeploy.device_agent.runners.native.ndk import OLDEST_API
 from nasdeploy.device_agent.runners.native.recipe import Recipe
-from nasdeploy.errors import CommandFailed
+from nasdeploy.errors import CommandFailed, UsageError
 
 _TIMEOUT_S = 120.0
+_GLIBC_NAME = re.compile(r"\blib(c|m|dl|rt|pthread|stdc\+\+)\.so\.\d")  # Android's have no number
 _TOO_OLD = ("GLIBC", "not found", "No such file")
 
 
@@ -20,7 +29,7 @@ class _Place:
     """What counts of a device here; it doesn't change, and asking a phone takes a while."""
 
     machine: str
-    brings_c_library: bool
+    c_library: Literal["its own", "glibc", "bionic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +39,13 @@ class NativeRunner:
     Attributes:
         own_c_library: Bring glibc along for every device; for Android it is always brought,
             since Android has another C library than the wheels are made for.
+        android_library: Use Android's own C library, bionic, with this Android archive or library.
         say: Told what takes a while.
     """
 
     recipe: Recipe
     own_c_library: bool = False
+    android_library: str | None = None
     say: Callable[[str], None] = lambda text: None
     _places: dict[str, _Place] = field(default_factory=dict, compare=False, repr=False)
     _builds: dict[_Place, Build] = field(default_factory=dict, compare=False, repr=False)
@@ -48,7 +59,8 @@ class NativeRunner:
         return self.recipe.suffix
 
     def kind(self, device: Device) -> str:
-        return "native, libc=glibc" if self._place(device).brings_c_library else "native"
+        c_library = self._place(device).c_library
+        return "native" if c_library == "its own" else f"native, libc={c_library}"
 
     def prepare(self, device: Device) -> None:
         """Push what is not there yet; a device skips files that it has."""
@@ -80,7 +92,10 @@ class NativeRunner:
         )
 
     def _advice(self, device: Device, stderr: str) -> str:
-        if self._place(device).brings_c_library or not any(sign in stderr for sign in _TOO_OLD):
+        c_library = self._place(device).c_library
+        if c_library == "bionic" and _GLIBC_NAME.search(stderr):
+            return " That library is made for glibc: take it out of the runtime's Android archive."
+        if c_library != "its own" or not any(sign in stderr for sign in _TOO_OLD):
             return ""
         return (
             " Its C library is another one, or older than this machine's: ask for "
@@ -98,18 +113,35 @@ class NativeRunner:
     def _place(self, device: Device) -> _Place:
         if device.name not in self._places:
             info = device.info()
-            android = info.extra.get("platform") == "android"
-            self._places[device.name] = _Place(info.machine, self.own_c_library or android)
+            self._places[device.name] = _Place(info.machine, self._c_library(device.name, info))
         return self._places[device.name]
+
+    def _c_library(self, name: str, info: DeviceInfo) -> Literal["its own", "glibc", "bionic"]:
+        android = info.extra.get("platform") == "android"
+        if self.android_library is None:
+            return "glibc" if self.own_c_library or android else "its own"
+        if not android:
+            raise UsageError(f"--runner ndk is for Android, and {name} has none: leave it out.")
+        version = str(info.extra.get("sdk", ""))
+        if version.isdecimal() and int(version) < OLDEST_API:
+            raise UsageError(
+                f"--runner ndk builds for Android's API {OLDEST_API} (Android 8) and later, and "
+                f"{name} has {version}: leave --runner out."
+            )
+        return "bionic"
 
     def _build(self, device: Device) -> Build:
         """Once, so that what is started is what was pushed."""
         place = self._place(device)
         if place not in self._builds:
-            self._builds[place] = build_runner(
-                self.recipe, place.machine, own_c_library=place.brings_c_library, say=self.say
-            )
+            self._builds[place] = self._made(place)
         return self._builds[place]
+
+    def _made(self, place: _Place) -> Build:
+        if self.android_library is not None:
+            return build_for_android(self.recipe, place.machine, self.android_library, say=self.say)
+        own = place.c_library == "glibc"
+        return build_runner(self.recipe, place.machine, own_c_library=own, say=self.say)
 
 
 def _remote(device: Device, build: Build) -> str:

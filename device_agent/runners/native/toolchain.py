@@ -29,11 +29,13 @@ class Toolchain:
 
     Attributes:
         version: The first line that it prints about itself.
+        flags: That it needs beside those that every compiler gets.
     """
 
     machine: str
     compiler: str
     version: str
+    flags: tuple[str, ...] = ()
 
     @property
     def loader(self) -> str:
@@ -85,10 +87,16 @@ def find_toolchain(machine: str) -> Toolchain:
 def _asked(compiler: str, machine: str) -> Toolchain | None:
     """The compiler, if it is one for that machine with the GNU C library."""
     target = _output(compiler, "-dumpmachine") or ""
-    version = _output(compiler, "--version")
+    version = first_line(compiler, "--version")
     if version is None or not (target.startswith(machine) and target.endswith("linux-gnu")):
         return None
-    return Toolchain(machine, compiler, version.splitlines()[0])
+    return Toolchain(machine, compiler, version)
+
+
+def first_line(compiler: str, argument: str) -> str | None:
+    """Of what a compiler prints; None when it cannot be run, fails or prints nothing."""
+    printed = _output(compiler, argument)
+    return printed.splitlines()[0] if printed else None
 
 
 def _output(compiler: str, argument: str) -> str | None:
