@@ -6,8 +6,7 @@ terms of a space. Which of them a runtime shows is seen on the anchors:
 * ``offset``: what a call costs whatever it runs, the same for every network;
 * ``elements``: what an operator's file does at its edges and a network does not, such as bringing
   its inputs into the layout of its kernels: so much for each element that goes in;
-* ``pooled``: the same for pools alone. In a network a pool finds its input in the layout of the
-  convolution before it, and by itself it may take four times as long as one;
+* ``pooled``: the same for pools alone, which compute least for what they read;
 * ``operators``: what a file by itself costs beside that, and what a runtime saves by joining it to
   its neighbours: so much for each operator.
 """
