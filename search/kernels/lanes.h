@@ -15,8 +15,10 @@
 
 #ifdef __AVX512F__
 constexpr int64_t L = 16;
+constexpr int kRegisters = 32;  // of vectors
 #else
 constexpr int64_t L = 8;  // two registers with NEON
+constexpr int kRegisters = 16;
 #endif
 
 typedef float V __attribute__((vector_size(L * sizeof(float)), aligned(sizeof(float)), may_alias));

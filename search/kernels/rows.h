@@ -16,15 +16,15 @@ struct Tap {
 template <int N>
 inline void taps_block(const std::vector<Tap>& taps, const float* x, int64_t step, float* out, int64_t pi) {
   V sums[N];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < N; i++) sums[i] = zero();
   for (const Tap& tap : taps) {
     const V weight = load(tap.weight);
     const float* from = x + tap.from;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < N; i++) sums[i] += weight * load(from + i * step);
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < N; i++) store(out + i * pi, sums[i]);
 }
 
@@ -33,6 +33,8 @@ void taps_row(std::vector<Tap>& taps, const float* x, int64_t step, float* out, 
     const float* from = x + c;
     float* to = out + c;
     int64_t left = columns;
+    if constexpr (kRegisters == 32)
+      for (; left >= 16; left -= 16, from += 16 * step, to += 16 * pi) taps_block<16>(taps, from, step, to, pi);
     for (; left >= 8; left -= 8, from += 8 * step, to += 8 * pi) taps_block<8>(taps, from, step, to, pi);
     if (left >= 4) taps_block<4>(taps, from, step, to, pi), left -= 4, from += 4 * step, to += 4 * pi;
     for (; left > 0; left--, from += step, to += pi) taps_block<1>(taps, from, step, to, pi);
@@ -47,23 +49,23 @@ template <int R, int Q, bool kAdd>
 [[gnu::always_inline]] inline void multiply_block(const float* a, int64_t of_row, int64_t of_term, const float* p,
                                                   int64_t ldp, float* o, int64_t ldo, int64_t terms) {
   V sums[R][Q];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int q = 0; q < Q; q++) sums[r][q] = kAdd ? load(o + r * ldo + q * L) : zero();
   for (int64_t k = 0; k < terms; k++) {
     V row[Q];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int q = 0; q < Q; q++) row[q] = load(p + k * ldp + q * L);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int q = 0; q < Q; q++) sums[r][q] += a[r * of_row + k * of_term] * row[q];
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int q = 0; q < Q; q++) store(o + r * ldo + q * L, sums[r][q]);
 }
 
@@ -79,12 +81,13 @@ template <class F>
 template <int Q>
 void multiply_columns(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols,
                       int64_t rows, int64_t depth) {
-  constexpr int R = Q == 3 ? 4 : Q == 2 ? 6 : 8;  // as many sums as there are registers
+  constexpr int R = kRegisters == 32 ? (Q == 1 ? 16 : 8) : Q == 3 ? 4 : Q == 2 ? 6 : 8;
   int64_t m = 0;
   auto blocks = [&]<int N>(std::integral_constant<int, N>) {
     for (; m + N <= rows; m += N) multiply_block<N, Q, false>(a + m * lda, lda, 1, p, cols, o + m * ldo, ldo, depth);
   };
-  if (rows % R == 0) blocks(std::integral_constant<int, R>{});
+  if (kRegisters == 32 || rows % R == 0) blocks(std::integral_constant<int, R>{});
+  if constexpr (R > 8) blocks(std::integral_constant<int, 8>{});
   blocks(std::integral_constant<int, 4>{});
   blocks(std::integral_constant<int, 1>{});
 }
