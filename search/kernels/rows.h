@@ -8,19 +8,19 @@
 namespace {
 
 struct Tap {
-  int64_t from;         // offset into the source of the first column
+  const float* from;    // what the first column reads
   const float* weight;  // a weight per channel
 };
 
-// out[i] = sum over taps of weight * x[from + i * step], for `columns` neighbouring columns.
+// out[i] = sum over taps of weight * from[at + i * step], for N neighbouring columns.
 template <int N>
-inline void taps_block(const std::vector<Tap>& taps, const float* x, int64_t step, float* out, int64_t pi) {
+inline void taps_block(const std::vector<Tap>& taps, int64_t c, int64_t at, int64_t step, float* out, int64_t pi) {
   V sums[N];
 #pragma GCC unroll 16
   for (int i = 0; i < N; i++) sums[i] = zero();
   for (const Tap& tap : taps) {
-    const V weight = load(tap.weight);
-    const float* from = x + tap.from;
+    const V weight = load(tap.weight + c);
+    const float* from = tap.from + c + at;
 #pragma GCC unroll 16
     for (int i = 0; i < N; i++) sums[i] += weight * load(from + i * step);
   }
@@ -28,19 +28,17 @@ inline void taps_block(const std::vector<Tap>& taps, const float* x, int64_t ste
   for (int i = 0; i < N; i++) store(out + i * pi, sums[i]);
 }
 
-void taps_row(std::vector<Tap>& taps, const float* x, int64_t step, float* out, int64_t columns, int64_t pi) {
+void taps_row(const std::vector<Tap>& taps, int64_t step, float* out, int64_t columns, int64_t pi) {
   for (int64_t c = 0; c < pi; c += L) {
-    const float* from = x + c;
-    float* to = out + c;
-    int64_t left = columns;
-    if constexpr (kRegisters == 32)
-      for (; left >= 16; left -= 16, from += 16 * step, to += 16 * pi) taps_block<16>(taps, from, step, to, pi);
-    for (; left >= 8; left -= 8, from += 8 * step, to += 8 * pi) taps_block<8>(taps, from, step, to, pi);
-    if (left >= 4) taps_block<4>(taps, from, step, to, pi), left -= 4, from += 4 * step, to += 4 * pi;
-    for (; left > 0; left--, from += step, to += pi) taps_block<1>(taps, from, step, to, pi);
-    for (Tap& tap : taps) tap.weight += L;
+    int64_t at = 0;
+    auto blocks = [&]<int N>(std::integral_constant<int, N>) {
+      for (; at + N <= columns; at += N) taps_block<N>(taps, c, at * step, step, out + at * pi + c, pi);
+    };
+    if constexpr (kRegisters == 32) blocks(std::integral_constant<int, 16>{});
+    blocks(std::integral_constant<int, 8>{});
+    blocks(std::integral_constant<int, 4>{});
+    blocks(std::integral_constant<int, 1>{});
   }
-  for (Tap& tap : taps) tap.weight -= pi;
 }
 
 // o[m][c] = sum over k of a(m, k) p[k][c], or that added to it; a(m, k) is a[m * of_row + k * of_term],

@@ -7,6 +7,9 @@
 // stays in the processor's cache and is never stored: the backward pass computes it again. The
 // affine map (a, b per channel) is the batch norm of a unit before this one, also never stored.
 // Channels are padded to whole vectors in scratch memory, so any number of them is served.
+//
+// Units that read the same image are computed side by side: it is read, and its gradient written, once
+// for all of them.
 #include <cmath>
 
 #include "lanes.h"
@@ -18,12 +21,37 @@ struct Unit {
   int64_t n, h, w, ci, co, ho, wo, kernel, stride, dilation;
   int64_t pad() const { return dilation * (kernel - 1) / 2; }
   bool deep() const { return kernel > 1; }
-  int64_t wide() const { return deep() ? w + 2 * pad() + kMargin : w; }  // a padded row
   int64_t pi() const { return up(ci); }
   int64_t po() const { return up(co); }
   // rows of output that are worked on together: enough pixels to fill the multiplication below
   int64_t band() const { return std::min(ho, std::max<int64_t>(1, 32 / wo)); }
-  static constexpr int64_t kMargin = 8;
+  // pixels of a row of the frame around the gradient of the depthwise convolution's output
+  int64_t gradient_wide() const { return wo + 2 * (pad() + 1); }
+};
+
+// How many of `count` passes, from the first, can be computed side by side.
+template <class Pass>
+int64_t side_by_side(const Pass* passes, int64_t count) {
+  const Unit& u = passes[0].u;
+  int64_t alike = 1;
+  auto same = [&](const Pass& other) {
+    return other.x == passes[0].x && u.deep() && other.u.deep() && other.u.stride == u.stride;
+  };
+  while (alike < count && same(passes[alike])) alike++;
+  return alike;
+}
+
+// The frame around an image: zeros, as wide as the widest of some units needs.
+struct Frame {
+  int64_t pad = 0, wide, rows, pi;
+  template <class Pass>
+  Frame(const Pass* passes, int64_t count) {
+    const Unit& u = passes[0].u;
+    for (int64_t i = 0; i < count; i++) pad = std::max(pad, passes[i].u.pad());
+    wide = u.w + 2 * pad, rows = u.h + 2 * pad, pi = u.pi();
+  }
+  // where the frame of a unit that needs less begins
+  int64_t start(const Unit& u) const { return (pad - u.pad()) * (wide + 1) * pi; }
 };
 
 // Asks for memory that is read soon, so that the work before it need not wait for it then.
@@ -32,11 +60,10 @@ inline void ahead(const float* p, int64_t count) {
 }
 
 // relu(a x + b) of one image into the middle of a frame whose borders are zero.
-void frame(const Unit& u, const float* x, const float* a, const float* b, float* out) {
-  const int64_t p = u.pad(), pi = u.pi();
+void fill(const Frame& frame, const Unit& u, const float* x, const float* a, const float* b, float* out) {
   for (int64_t h = 0; h < u.h; h++) {
-    float* row = out + ((h + p) * u.wide() + p) * pi;
-    for (int64_t w = 0; w < u.w; w++, x += u.ci, row += pi) {
+    float* row = out + ((h + frame.pad) * frame.wide + frame.pad) * frame.pi;
+    for (int64_t w = 0; w < u.w; w++, x += u.ci, row += frame.pi) {
       each_vector(u.ci, [&](int64_t c, auto lanes) {
         V v = take(x + c, lanes);
         if (a) v = v * load(a + c) + load(b + c);
@@ -73,24 +100,29 @@ struct Backward {
   int64_t add, threads;
 };
 
+// An image in its frame, as a unit sees it: rows are `wide` pixels apart.
+struct Framed {
+  const float* data;
+  int64_t wide;
+};
+
 // Output row `ho` of the depthwise convolution of a frame; weights are (kernel * kernel, pi).
-void depthwise_row(const Unit& u, const float* framed, const float* weights, int64_t ho, float* out,
-                   std::vector<Tap>& taps) {
+void depthwise_row(const Unit& u, Framed in, const float* weights, int64_t ho, float* out, std::vector<Tap>& taps) {
   const int64_t pi = u.pi();
   taps.clear();
   for (int64_t dy = 0; dy < u.kernel; dy++) {
     for (int64_t dx = 0; dx < u.kernel; dx++) {
-      const int64_t at = (ho * u.stride + dy * u.dilation) * u.wide() + dx * u.dilation;
-      taps.push_back({at * pi, weights + (dy * u.kernel + dx) * pi});
+      const int64_t at = (ho * u.stride + dy * u.dilation) * in.wide + dx * u.dilation;
+      taps.push_back({in.data + at * pi, weights + (dy * u.kernel + dx) * pi});
     }
   }
-  taps_row(taps, framed, u.stride * pi, out, u.wo, pi);
+  taps_row(taps, u.stride * pi, out, u.wo, pi);
 }
 
 // gw[dy][dx][c] += sum over one row of g[w] x[w * stride + dx * dilation], for ROWS neighbouring dy.
 template <int K, int ROWS>
-inline void taps_gradient(const Unit& u, const float* x, const float* g, float* gw) {
-  const int64_t pi = u.pi(), step = u.stride * pi, tap = u.dilation * pi, down = u.dilation * u.wide() * pi;
+inline void taps_gradient(const Unit& u, const float* x, int64_t down, const float* g, float* gw) {
+  const int64_t pi = u.pi(), step = u.stride * pi, tap = u.dilation * pi;
   for (int64_t c = 0; c < pi; c += L) {
     V sums[ROWS][K];
 #pragma GCC unroll 8
@@ -113,20 +145,20 @@ inline void taps_gradient(const Unit& u, const float* x, const float* g, float* 
 }
 
 template <int K>
-void depthwise_gradient_row(const Unit& u, const float* framed, const float* g, int64_t ho, float* gw) {
-  constexpr int ROWS = K == 3 ? 3 : K == 5 ? 2 : 1;  // as many sums as there are registers
-  const float* x = framed + ho * u.stride * u.wide() * u.pi();
-  const int64_t down = u.dilation * u.wide() * u.pi();
+void depthwise_gradient_row(const Unit& u, Framed in, const float* g, int64_t ho, float* gw) {
+  constexpr int ROWS = K == 3 ? 3 : K == 5 ? kRegisters / 16 + 1 : kRegisters / 16;  // as many sums as registers
+  const float* x = in.data + ho * u.stride * in.wide * u.pi();
+  const int64_t down = u.dilation * in.wide * u.pi();
   int dy = 0;
-  for (; dy + ROWS <= K; dy += ROWS) taps_gradient<K, ROWS>(u, x + dy * down, g, gw + dy * K * u.pi());
-  for (; dy < K; dy++) taps_gradient<K, 1>(u, x + dy * down, g, gw + dy * K * u.pi());
+  for (; dy + ROWS <= K; dy += ROWS) taps_gradient<K, ROWS>(u, x + dy * down, down, g, gw + dy * K * u.pi());
+  if constexpr (K % ROWS > 0) taps_gradient<K, K % ROWS>(u, x + dy * down, down, g, gw + dy * K * u.pi());
 }
 
-void gradient_row(const Unit& u, const float* framed, const float* g, int64_t ho, float* gw) {
+void gradient_row(const Unit& u, Framed in, const float* g, int64_t ho, float* gw) {
   switch (u.kernel) {
-    case 3: return depthwise_gradient_row<3>(u, framed, g, ho, gw);
-    case 5: return depthwise_gradient_row<5>(u, framed, g, ho, gw);
-    default: return depthwise_gradient_row<7>(u, framed, g, ho, gw);
+    case 3: return depthwise_gradient_row<3>(u, in, g, ho, gw);
+    case 5: return depthwise_gradient_row<5>(u, in, g, ho, gw);
+    default: return depthwise_gradient_row<7>(u, in, g, ho, gw);
   }
 }
 
@@ -138,8 +170,8 @@ struct Moments {
 };
 
 struct Scratch {
-  int64_t call = 0;
-  std::vector<float> framed, gradients, depthwise, out, row, s, q;
+  std::vector<float> framed, depthwise, out, row, s, q;
+  std::vector<std::vector<float>> gradients;  // of each unit's depthwise convolution, framed
   std::vector<Tap> taps;
 };
 
@@ -183,24 +215,22 @@ void settle(const Unit& u, const float* band, int64_t pixels, float* y, Moments&
 }
 
 // What the 1x1 convolution reads for rows `from` to `to` of its output, pixel behind pixel.
-const float* deep_rows(const Unit& u, const Weights& weights, int64_t from, int64_t to, Scratch& s) {
+const float* deep_rows(const Unit& u, Framed in, const Weights& weights, int64_t from, int64_t to, Scratch& s) {
   const int64_t row = u.wo * u.pi();
-  if (!u.deep()) return s.framed.data() + from * row;
+  if (!u.deep()) return in.data + from * row;
   for (int64_t ho = from; ho < to; ho++) {
-    depthwise_row(u, s.framed.data(), weights.taps.data(), ho, s.depthwise.data() + (ho - from) * row, s.taps);
+    depthwise_row(u, in, weights.taps.data(), ho, s.depthwise.data() + (ho - from) * row, s.taps);
   }
   return s.depthwise.data();
 }
 
-void forward_image(const Unit& u, const float* x, const float* a, const float* b, const Weights& weights,
-                   float* y, Moments& m, Scratch& s) {
+void forward_image(const Unit& u, Framed in, const Weights& weights, float* y, Moments& m, Scratch& s) {
   const int64_t pi = u.pi(), po = u.po();
-  frame(u, x, a, b, s.framed.data());
   s.s.assign(po, 0.f);
   s.q.assign(po, 0.f);
   for (int64_t from = 0; from < u.ho; from += u.band()) {
     const int64_t to = std::min(u.ho, from + u.band()), pixels = (to - from) * u.wo;
-    const float* deep = deep_rows(u, weights, from, to, s);
+    const float* deep = deep_rows(u, in, weights, from, to, s);
     multiply(deep, pi, weights.across.data(), s.out.data(), po, po, pixels, u.ci);
     settle(u, s.out.data(), pixels, y + from * u.wo * u.co, m, s);
   }
@@ -211,18 +241,21 @@ void forward_image(const Unit& u, const float* x, const float* a, const float* b
   m.count += double(u.ho) * double(u.wo);
 }
 
-std::atomic<int64_t> calls{0};
-
-// Room for one call; the borders of frames are zero and stay so.
-void resize(const Unit& u, Scratch& s, int64_t call) {
-  if (s.call == call) return;
-  s.call = call;
-  const int64_t pixels = u.band() * u.wo;
-  s.framed.assign((u.h + 2 * u.pad()) * u.wide() * u.pi(), 0.f);
-  s.gradients.assign(u.ho * (u.wo + 2 * (u.pad() + 1)) * u.pi(), 0.f);
-  s.depthwise.resize(pixels * u.pi());
-  s.out.assign(pixels * u.po(), 0.f);
-  s.row.resize(u.w * u.pi());
+// Room for some units side by side; the borders of frames are zero and stay so.
+template <class Pass>
+void resize(const Frame& frame, const Pass* passes, int64_t count, Scratch& s) {
+  s.framed.assign(frame.rows * frame.wide * frame.pi, 0.f);
+  s.gradients.resize(std::max<size_t>(s.gradients.size(), count));
+  int64_t deep = 0, out = 0;
+  for (int64_t i = 0; i < count; i++) {
+    const Unit& u = passes[i].u;
+    deep = std::max(deep, u.band() * u.wo * u.pi());
+    out = std::max(out, u.band() * u.wo * u.po());
+    if constexpr (std::is_same_v<Pass, Backward>) s.gradients[i].assign(u.ho * u.gradient_wide() * u.pi(), 0.f);
+  }
+  s.depthwise.resize(deep);
+  s.out.assign(out, 0.f);
+  s.row.resize(passes[0].u.w * frame.pi);
 }
 
 // Mean and biased variance of all parts; from them the norm's moments, its affine map, its statistics.
@@ -270,10 +303,14 @@ struct NormGradient {
   }
 };
 
-// Gradients of one part's weights and the sums of what it hands back.
+// Gradients of a unit's weights in one part.
 struct Gradients {
   std::vector<float> taps, across;
-  std::vector<double> all_taps, all_across, sums, products;
+  std::vector<double> all_taps, all_across;
+  void begin(const Unit& u) {
+    taps.assign(u.kernel * u.kernel * u.pi(), 0.f), all_taps.assign(taps.size(), 0.0);
+    across.assign(u.pi() * u.po(), 0.f), all_across.assign(across.size(), 0.0);
+  }
   void flush() {
     for (size_t i = 0; i < taps.size(); i++) all_taps[i] += taps[i];
     for (size_t i = 0; i < across.size(); i++) all_across[i] += across[i];
@@ -283,9 +320,9 @@ struct Gradients {
 };
 
 // One image's gradient of the depthwise convolution's output, framed; adds the weights' gradients.
-void backward_bands(const Unit& u, const float* g, const float* y, const NormGradient& norm, const Weights& weights,
-                    bool of_weights, Gradients& out, Scratch& s) {
-  const int64_t pi = u.pi(), po = u.po(), wide = u.wo + 2 * (u.pad() + 1);
+void backward_bands(const Unit& u, Framed in, const float* g, const float* y, const NormGradient& norm,
+                    const Weights& weights, bool of_weights, float* framed, Gradients& out, Scratch& s) {
+  const int64_t pi = u.pi(), po = u.po(), wide = u.gradient_wide();
   for (int64_t from = 0; from < u.ho; from += u.band()) {
     const int64_t to = std::min(u.ho, from + u.band()), pixels = (to - from) * u.wo;
     ahead(g + to * u.wo * u.co, pixels * u.co);
@@ -299,20 +336,27 @@ void backward_bands(const Unit& u, const float* g, const float* y, const NormGra
       }
     });
     for (int64_t ho = from; ho < to; ho++) {
-      float* row = s.gradients.data() + (ho * wide + u.pad() + 1) * pi;
+      float* row = framed + (ho * wide + u.pad() + 1) * pi;
       multiply(s.out.data() + (ho - from) * u.wo * po, po, weights.back.data(), row, pi, pi, u.wo, u.co);
-      if (of_weights && u.deep()) gradient_row(u, s.framed.data(), row, ho, out.taps.data());
+      if (of_weights && u.deep()) gradient_row(u, in, row, ho, out.taps.data());
     }
-    if (of_weights) outer(deep_rows(u, weights, from, to, s), pi, s.out.data(), po, out.across.data(), pixels);
+    if (of_weights) outer(deep_rows(u, in, weights, from, to, s), pi, s.out.data(), po, out.across.data(), pixels);
   }
 }
 
-// Row `h` of the gradient of relu(a x + b), columns first, first + stride, ...: each tap that reached
-// them gives back. Columns outside the output lie in the frame, which is zero there.
-const float* input_row(const Unit& u, const Weights& weights, int64_t h, int64_t first, int64_t columns, Scratch& s) {
-  const int64_t pi = u.pi(), p = u.pad(), wide = u.wo + 2 * (p + 1);
-  if (!u.deep()) return s.gradients.data() + (h * wide + 1) * pi;
-  s.taps.clear();
+// A unit on its way back: what it was given, and what all images need of that.
+struct Way {
+  const Backward& f;
+  Weights weights;
+  NormGradient norm;
+  explicit Way(const Backward& given) : f(given), weights(f.u, f.depthwise, f.pointwise), norm(f) {}
+};
+
+// The taps through which column `first` of row `h` of the image reached the output of a unit, whose
+// gradient is framed. Columns outside the output lie in the frame, which is zero there.
+void taps_back(const Way& way, const float* framed, int64_t h, int64_t first, std::vector<Tap>& taps) {
+  const Unit& u = way.f.u;
+  const int64_t pi = u.pi(), p = u.pad(), wide = u.gradient_wide();
   for (int64_t dy = 0; dy < u.kernel; dy++) {
     const int64_t down = h + p - dy * u.dilation;
     if (down < 0 || down % u.stride || down / u.stride >= u.ho) continue;
@@ -320,119 +364,153 @@ const float* input_row(const Unit& u, const Weights& weights, int64_t h, int64_t
       const int64_t across = first + p - dx * u.dilation;
       if (across % u.stride) continue;
       const int64_t at = down / u.stride * wide + across / u.stride + p + 1;
-      s.taps.push_back({at * pi, weights.taps.data() + (dy * u.kernel + dx) * pi});
+      taps.push_back({framed + at * pi, way.weights.taps.data() + (dy * u.kernel + dx) * pi});
     }
   }
-  taps_row(s.taps, s.gradients.data(), pi, s.row.data(), columns, pi);
+}
+
+// Row `h` of the gradient of relu(a x + b), columns first, first + stride, ...: of all units.
+const float* input_row(const std::vector<Way>& ways, int64_t h, int64_t first, int64_t columns, Scratch& s) {
+  const Unit& u = ways[0].f.u;
+  if (!u.deep()) return s.gradients[0].data() + (h * u.gradient_wide() + 1) * u.pi();
+  s.taps.clear();
+  for (size_t i = 0; i < ways.size(); i++) taps_back(ways[i], s.gradients[i].data(), h, first, s.taps);
+  taps_row(s.taps, u.pi(), s.row.data(), columns, u.pi());
   return s.row.data();
 }
 
-struct Source {
-  const float *x, *a, *b;
-  float* gradient;
-  bool add;  // to what the gradient already holds
-};
-
-// Hands the gradient of one image to the unit's input.
-void backward_input(const Unit& u, const Weights& weights, const Source& source, int64_t image, bool sums,
-                    Gradients& out, Scratch& s) {
+// Hands the gradient of one image to what the units read; `sums` and `products` are those of the part.
+void backward_input(const std::vector<Way>& ways, int64_t image, std::vector<double>& sums,
+                    std::vector<double>& products, Scratch& s) {
+  const Backward& f = ways[0].f;
+  const Unit& u = f.u;
   const int64_t pi = u.pi();
   s.s.assign(pi, 0.f);
   s.q.assign(pi, 0.f);
   for (int64_t h = 0; h < u.h; h++) {
     const int64_t next = (image * u.h + h + 1) * u.w * u.ci;
-    ahead(source.x + next, u.w * u.ci);
-    if (source.add) ahead(source.gradient + next, u.w * u.ci);
+    ahead(f.x + next, u.w * u.ci);
+    if (f.add) ahead(f.gx + next, u.w * u.ci);
     for (int64_t first = 0; first < std::min(u.stride, u.w); first++) {
       const int64_t columns = (u.w - first + u.stride - 1) / u.stride;
-      const float* row = input_row(u, weights, h, first, columns, s);
+      const float* row = input_row(ways, h, first, columns, s);
       const int64_t at = ((image * u.h + h) * u.w + first) * u.ci, step = u.stride * u.ci;
       each_vector(u.ci, [&](int64_t c, auto lanes) {
         V sum = load(&s.s[c]), products = load(&s.q[c]);
         for (int64_t i = 0; i < columns; i++) {
           V v = load(row + i * pi + c);
-          const V x = take(source.x + at + i * step + c, lanes);
-          const V z = source.a ? x * load(source.a + c) + load(source.b + c) : x;
+          const V x = take(f.x + at + i * step + c, lanes);
+          const V z = f.a ? x * load(f.a + c) + load(f.b + c) : x;
           v = z > zero() ? v : zero();
           sum += v;
           products += v * x;
-          float* to = source.gradient + at + i * step + c;
-          put(to, source.add ? v + take(to, lanes) : v, lanes);
+          float* to = f.gx + at + i * step + c;
+          put(to, f.add ? v + take(to, lanes) : v, lanes);
         }
         store(&s.s[c], sum);
         store(&s.q[c], products);
       });
     }
   }
-  if (!sums) return;
-  for (int64_t c = 0; c < u.ci; c++) {
-    out.sums[c] += s.s[c];
-    out.products[c] += s.q[c];
+  for (size_t c = 0; c < sums.size(); c++) {
+    sums[c] += s.s[c];
+    products[c] += s.q[c];
   }
 }
 
 thread_local Scratch scratch;
 
-}  // namespace
-
-extern "C" void unit_forward(const Forward* given) {
-  const Forward& f = *given;
-  const Unit& u = f.u;
-  const Weights weights(u, f.depthwise, f.pointwise);
+void forward_together(const Forward* passes, int64_t count) {
+  const Unit& u = passes[0].u;
+  const Frame frame(passes, count);
   const int64_t parts = parts_of(u.n);
-  const int64_t call = ++calls;
-  std::vector<Moments> moments(parts);
-  in_parts(parts, f.threads, [&](int64_t part) {
-    Moments& m = moments[part];
-    m.sum.assign(u.po(), 0.0);
-    m.squares.assign(u.po(), 0.0);
+  std::vector<Weights> weights;
+  for (int64_t i = 0; i < count; i++) weights.emplace_back(passes[i].u, passes[i].depthwise, passes[i].pointwise);
+  std::vector<std::vector<Moments>> moments(count, std::vector<Moments>(parts));
+  in_parts(parts, passes[0].threads, [&](int64_t part) {
     Scratch& own = scratch;
-    resize(u, own, call);
-    for (int64_t i = u.n * part / parts; i < u.n * (part + 1) / parts; i++) {
-      forward_image(u, f.x + i * u.h * u.w * u.ci, f.a, f.b, weights, f.y + i * u.ho * u.wo * u.co, m, own);
+    resize(frame, passes, count, own);
+    for (int64_t i = 0; i < count; i++) {
+      moments[i][part].sum.assign(passes[i].u.po(), 0.0);
+      moments[i][part].squares.assign(passes[i].u.po(), 0.0);
+    }
+    for (int64_t image = u.n * part / parts; image < u.n * (part + 1) / parts; image++) {
+      const Forward& f = passes[0];
+      fill(frame, u, f.x + image * u.h * u.w * u.ci, f.a, f.b, own.framed.data());
+      for (int64_t i = 0; i < count; i++) {
+        const Unit& of = passes[i].u;
+        const Framed in{own.framed.data() + frame.start(of), frame.wide};
+        forward_image(of, in, weights[i], passes[i].y + image * of.ho * of.wo * of.co, moments[i][part], own);
+      }
     }
   });
-  settle_norm(moments, f);
+  for (int64_t i = 0; i < count; i++) settle_norm(moments[i], passes[i]);
 }
 
-extern "C" void unit_backward(const Backward* given) {
-  const Backward& f = *given;
+// Gradients of a unit's weights from those of all parts.
+void settle_weights(const Backward& f, const std::vector<Gradients>& found) {
   const Unit& u = f.u;
-  const Weights weights(u, f.depthwise, f.pointwise);
-  const NormGradient norm(f);
-  const int64_t parts = parts_of(u.n), k2 = u.kernel * u.kernel, pi = u.pi(), po = u.po();
-  const int64_t call = ++calls;
-  std::vector<Gradients> found(parts);
-  in_parts(parts, f.threads, [&](int64_t part) {
-    Gradients& out = found[part];
-    if (f.gpointwise) {
-      out.taps.assign(k2 * pi, 0.f), out.all_taps.assign(k2 * pi, 0.0);
-      out.across.assign(pi * po, 0.f), out.all_across.assign(pi * po, 0.0);
-    }
-    if (f.gsums) out.sums.assign(pi, 0.0), out.products.assign(pi, 0.0);
-    Scratch& own = scratch;
-    resize(u, own, call);
-    for (int64_t i = u.n * part / parts; i < u.n * (part + 1) / parts; i++) {
-      if (f.gpointwise) frame(u, f.x + i * u.h * u.w * u.ci, f.a, f.b, own.framed.data());
-      const int64_t image = i * u.ho * u.wo * u.co;
-      backward_bands(u, f.g + image, f.y + image, norm, weights, f.gpointwise, out, own);
-      if (f.gx) backward_input(u, weights, {f.x, f.a, f.b, f.gx, bool(f.add)}, i, f.gsums, out, own);
-      out.flush();
-    }
-  });
+  const int64_t k2 = u.kernel * u.kernel, pi = u.pi(), po = u.po();
   auto total = [&](auto pick) {
     double sum = 0;
-    for (const Gradients& out : found) sum += pick(out);
-    return sum;
+    for (const Gradients& part : found) sum += pick(part);
+    return float(sum);
   };
-  for (int64_t c = 0; f.gsums && c < u.ci; c++) {
-    f.gsums[c] = total([&](const Gradients& out) { return out.sums[c]; });
-    f.gproducts[c] = total([&](const Gradients& out) { return out.products[c]; });
-  }
   for (int64_t i = 0; f.gdepthwise && i < u.ci; i++)
     for (int64_t t = 0; t < k2; t++)
-      f.gdepthwise[i * k2 + t] = float(total([&](const Gradients& out) { return out.all_taps[t * pi + i]; }));
+      f.gdepthwise[i * k2 + t] = total([&](const Gradients& part) { return part.all_taps[t * pi + i]; });
   for (int64_t o = 0; f.gpointwise && o < u.co; o++)
     for (int64_t i = 0; i < u.ci; i++)
-      f.gpointwise[o * u.ci + i] = float(total([&](const Gradients& out) { return out.all_across[i * po + o]; }));
+      f.gpointwise[o * u.ci + i] = total([&](const Gradients& part) { return part.all_across[i * po + o]; });
+}
+
+void backward_together(const Backward* passes, int64_t count) {
+  const Backward& f = passes[0];
+  const Unit& u = f.u;
+  const Frame frame(passes, count);
+  const int64_t parts = parts_of(u.n);
+  const std::vector<Way> ways(passes, passes + count);
+  const bool of_weights = std::any_of(passes, passes + count, [](const Backward& one) { return one.gpointwise; });
+  std::vector<std::vector<Gradients>> found(count, std::vector<Gradients>(parts));
+  std::vector<std::vector<double>> sums(parts), products(parts);
+  in_parts(parts, f.threads, [&](int64_t part) {
+    Scratch& own = scratch;
+    resize(frame, passes, count, own);
+    for (int64_t i = 0; i < count; i++)
+      if (passes[i].gpointwise) found[i][part].begin(passes[i].u);
+    if (f.gsums) sums[part].assign(u.ci, 0.0), products[part].assign(u.ci, 0.0);
+    for (int64_t image = u.n * part / parts; image < u.n * (part + 1) / parts; image++) {
+      if (of_weights) fill(frame, u, f.x + image * u.h * u.w * u.ci, f.a, f.b, own.framed.data());
+      for (int64_t i = 0; i < count; i++) {
+        const Backward& one = passes[i];
+        const Framed in{own.framed.data() + frame.start(one.u), frame.wide};
+        const int64_t at = image * one.u.ho * one.u.wo * one.u.co;
+        backward_bands(one.u, in, one.g + at, one.y + at, ways[i].norm, ways[i].weights, one.gpointwise,
+                       own.gradients[i].data(), found[i][part], own);
+        found[i][part].flush();
+      }
+      if (f.gx) backward_input(ways, image, sums[part], products[part], own);
+    }
+  });
+  for (int64_t i = 0; i < count; i++) settle_weights(passes[i], found[i]);
+  for (int64_t c = 0; f.gsums && c < u.ci; c++) {
+    f.gsums[c] = f.gproducts[c] = 0;
+    for (int64_t part = 0; part < parts; part++) f.gsums[c] += sums[part][c], f.gproducts[c] += products[part][c];
+  }
+}
+
+}  // namespace
+
+// One behind the other, but side by side where neighbours read the same.
+extern "C" void units_forward(const Forward* passes, int64_t count) {
+  for (int64_t alike; count > 0; passes += alike, count -= alike) {
+    forward_together(passes, alike = side_by_side(passes, count));
+  }
+}
+
+// The same. Of neighbours that read the same, the first says whether and where to hand their gradient.
+extern "C" void units_backward(const Backward* passes, int64_t count) {
+  for (int64_t alike; count > 0; passes += alike, count -= alike) {
+    backward_together(passes, alike = side_by_side(passes, count));
+  }
 }
