@@ -12,7 +12,7 @@ struct Tap {
   const float* weight;  // a weight per channel
 };
 
-// out[i] = sum over taps of weight * from[at + i * step], for N neighbouring columns.
+// out[i] = sum over taps of weight[c] * from[c + at + i * step], for N neighbouring columns.
 template <int N>
 inline void taps_block(const std::vector<Tap>& taps, int64_t c, int64_t at, int64_t step, float* out, int64_t pi) {
   V sums[N];
@@ -28,11 +28,12 @@ inline void taps_block(const std::vector<Tap>& taps, int64_t c, int64_t at, int6
   for (int i = 0; i < N; i++) store(out + i * pi, sums[i]);
 }
 
-void taps_row(const std::vector<Tap>& taps, int64_t step, float* out, int64_t columns, int64_t pi) {
+// The same for `columns` of them and all channels; `at` is where the row begins behind the taps' first.
+void taps_row(const std::vector<Tap>& taps, int64_t at, int64_t step, float* out, int64_t columns, int64_t pi) {
   for (int64_t c = 0; c < pi; c += L) {
-    int64_t at = 0;
+    int64_t i = 0;
     auto blocks = [&]<int N>(std::integral_constant<int, N>) {
-      for (; at + N <= columns; at += N) taps_block<N>(taps, c, at * step, step, out + at * pi + c, pi);
+      for (; i + N <= columns; i += N) taps_block<N>(taps, c, at + i * step, step, out + i * pi + c, pi);
     };
     if constexpr (kRegisters == 32) blocks(std::integral_constant<int, 16>{});
     blocks(std::integral_constant<int, 8>{});
@@ -99,11 +100,10 @@ void multiply(const float* a, int64_t lda, const float* p, float* o, int64_t ldo
 
 // g[k][c] += sum over m of a[m][k] b[m][c]; all padded to whole vectors.
 void outer(const float* a, int64_t pi, const float* b, int64_t po, float* g, int64_t rows) {
-  for (int64_t k = 0; k < pi; k += 4) {
-    in_columns(po, [&]<int Q>(std::integral_constant<int, Q>, int64_t c) {
-      multiply_block<4, Q, true>(a + k, 1, pi, b + c, po, g + k * po + c, po, rows);
-    });
-  }
+  in_columns(po, [&]<int Q>(std::integral_constant<int, Q>, int64_t c) {
+    constexpr int R = Q == 1 ? L : kRegisters / 4;  // a part of a vector, and few enough for the registers
+    for (int64_t k = 0; k < pi; k += R) multiply_block<R, Q, true>(a + k, 1, pi, b + c, po, g + k * po + c, po, rows);
+  });
 }
 
 }  // namespace

@@ -106,17 +106,16 @@ struct Framed {
   int64_t wide;
 };
 
-// Output row `ho` of the depthwise convolution of a frame; weights are (kernel * kernel, pi).
-void depthwise_row(const Unit& u, Framed in, const float* weights, int64_t ho, float* out, std::vector<Tap>& taps) {
+// What the first row of the depthwise convolution's output is made of; weights are (kernel * kernel, pi).
+void taps_of(const Unit& u, Framed in, const float* weights, std::vector<Tap>& taps) {
   const int64_t pi = u.pi();
   taps.clear();
-  for (int64_t dy = 0; dy < u.kernel; dy++) {
+  for (int64_t dy = 0; u.deep() && dy < u.kernel; dy++) {
     for (int64_t dx = 0; dx < u.kernel; dx++) {
-      const int64_t at = (ho * u.stride + dy * u.dilation) * in.wide + dx * u.dilation;
+      const int64_t at = dy * u.dilation * in.wide + dx * u.dilation;
       taps.push_back({in.data + at * pi, weights + (dy * u.kernel + dx) * pi});
     }
   }
-  taps_row(taps, u.stride * pi, out, u.wo, pi);
 }
 
 // gw[dy][dx][c] += sum over one row of g[w] x[w * stride + dx * dilation], for ROWS neighbouring dy.
@@ -173,6 +172,7 @@ struct Scratch {
   std::vector<float> framed, depthwise, out, row, s, q;
   std::vector<std::vector<float>> gradients;  // of each unit's depthwise convolution, framed
   std::vector<Tap> taps;
+  std::vector<std::vector<Tap>> back;  // for each row of the image and each column of a stride
 };
 
 // Weights as the loops read them: taps by channel, and the 1x1 convolution both ways round.
@@ -215,11 +215,11 @@ void settle(const Unit& u, const float* band, int64_t pixels, float* y, Moments&
 }
 
 // What the 1x1 convolution reads for rows `from` to `to` of its output, pixel behind pixel.
-const float* deep_rows(const Unit& u, Framed in, const Weights& weights, int64_t from, int64_t to, Scratch& s) {
-  const int64_t row = u.wo * u.pi();
+const float* deep_rows(const Unit& u, Framed in, int64_t from, int64_t to, Scratch& s) {
+  const int64_t row = u.wo * u.pi(), down = u.stride * in.wide * u.pi();
   if (!u.deep()) return in.data + from * row;
   for (int64_t ho = from; ho < to; ho++) {
-    depthwise_row(u, in, weights.taps.data(), ho, s.depthwise.data() + (ho - from) * row, s.taps);
+    taps_row(s.taps, ho * down, u.stride * u.pi(), s.depthwise.data() + (ho - from) * row, u.wo, u.pi());
   }
   return s.depthwise.data();
 }
@@ -228,9 +228,10 @@ void forward_image(const Unit& u, Framed in, const Weights& weights, float* y, M
   const int64_t pi = u.pi(), po = u.po();
   s.s.assign(po, 0.f);
   s.q.assign(po, 0.f);
+  taps_of(u, in, weights.taps.data(), s.taps);
   for (int64_t from = 0; from < u.ho; from += u.band()) {
     const int64_t to = std::min(u.ho, from + u.band()), pixels = (to - from) * u.wo;
-    const float* deep = deep_rows(u, in, weights, from, to, s);
+    const float* deep = deep_rows(u, in, from, to, s);
     multiply(deep, pi, weights.across.data(), s.out.data(), po, po, pixels, u.ci);
     settle(u, s.out.data(), pixels, y + from * u.wo * u.co, m, s);
   }
@@ -323,6 +324,7 @@ struct Gradients {
 void backward_bands(const Unit& u, Framed in, const float* g, const float* y, const NormGradient& norm,
                     const Weights& weights, bool of_weights, float* framed, Gradients& out, Scratch& s) {
   const int64_t pi = u.pi(), po = u.po(), wide = u.gradient_wide();
+  if (of_weights) taps_of(u, in, weights.taps.data(), s.taps);
   for (int64_t from = 0; from < u.ho; from += u.band()) {
     const int64_t to = std::min(u.ho, from + u.band()), pixels = (to - from) * u.wo;
     ahead(g + to * u.wo * u.co, pixels * u.co);
@@ -340,7 +342,7 @@ void backward_bands(const Unit& u, Framed in, const float* g, const float* y, co
       multiply(s.out.data() + (ho - from) * u.wo * po, po, weights.back.data(), row, pi, pi, u.wo, u.co);
       if (of_weights && u.deep()) gradient_row(u, in, row, ho, out.taps.data());
     }
-    if (of_weights) outer(deep_rows(u, in, weights, from, to, s), pi, s.out.data(), po, out.across.data(), pixels);
+    if (of_weights) outer(deep_rows(u, in, from, to, s), pi, s.out.data(), po, out.across.data(), pixels);
   }
 }
 
@@ -369,20 +371,26 @@ void taps_back(const Way& way, const float* framed, int64_t h, int64_t first, st
   }
 }
 
-// Row `h` of the gradient of relu(a x + b), columns first, first + stride, ...: of all units.
-const float* input_row(const std::vector<Way>& ways, int64_t h, int64_t first, int64_t columns, Scratch& s) {
+// Those of all units and rows, which are the same for all images.
+void all_taps_back(const std::vector<Way>& ways, Scratch& s) {
   const Unit& u = ways[0].f.u;
+  s.back.assign(u.h * u.stride, {});
+  for (int64_t at = 0; u.deep() && at < u.h * u.stride; at++)
+    for (size_t i = 0; i < ways.size(); i++)
+      taps_back(ways[i], s.gradients[i].data(), at / u.stride, at % u.stride, s.back[at]);
+}
+
+// Row `h` of the gradient of relu(a x + b), columns first, first + stride, ...: of all units.
+const float* input_row(const Unit& u, int64_t h, int64_t first, int64_t columns, Scratch& s) {
   if (!u.deep()) return s.gradients[0].data() + (h * u.gradient_wide() + 1) * u.pi();
-  s.taps.clear();
-  for (size_t i = 0; i < ways.size(); i++) taps_back(ways[i], s.gradients[i].data(), h, first, s.taps);
-  taps_row(s.taps, u.pi(), s.row.data(), columns, u.pi());
+  taps_row(s.back[h * u.stride + first], 0, u.pi(), s.row.data(), columns, u.pi());
   return s.row.data();
 }
 
-// Hands the gradient of one image to what the units read; `sums` and `products` are those of the part.
-void backward_input(const std::vector<Way>& ways, int64_t image, std::vector<double>& sums,
-                    std::vector<double>& products, Scratch& s) {
-  const Backward& f = ways[0].f;
+// Hands the gradient of one image to what the units read, of which `f` is the first; to the sums of the
+// part, if there are any, it adds those over the image.
+void backward_input(const Backward& f, int64_t image, std::vector<double>& all_sums,
+                    std::vector<double>& all_products, Scratch& s) {
   const Unit& u = f.u;
   const int64_t pi = u.pi();
   s.s.assign(pi, 0.f);
@@ -393,7 +401,7 @@ void backward_input(const std::vector<Way>& ways, int64_t image, std::vector<dou
     if (f.add) ahead(f.gx + next, u.w * u.ci);
     for (int64_t first = 0; first < std::min(u.stride, u.w); first++) {
       const int64_t columns = (u.w - first + u.stride - 1) / u.stride;
-      const float* row = input_row(ways, h, first, columns, s);
+      const float* row = input_row(u, h, first, columns, s);
       const int64_t at = ((image * u.h + h) * u.w + first) * u.ci, step = u.stride * u.ci;
       each_vector(u.ci, [&](int64_t c, auto lanes) {
         V sum = load(&s.s[c]), products = load(&s.q[c]);
@@ -412,9 +420,9 @@ void backward_input(const std::vector<Way>& ways, int64_t image, std::vector<dou
       });
     }
   }
-  for (size_t c = 0; c < sums.size(); c++) {
-    sums[c] += s.s[c];
-    products[c] += s.q[c];
+  for (size_t c = 0; c < all_sums.size(); c++) {
+    all_sums[c] += s.s[c];
+    all_products[c] += s.q[c];
   }
 }
 
@@ -478,6 +486,7 @@ void backward_together(const Backward* passes, int64_t count) {
     resize(frame, passes, count, own);
     for (int64_t i = 0; i < count; i++)
       if (passes[i].gpointwise) found[i][part].begin(passes[i].u);
+    if (f.gx) all_taps_back(ways, own);
     if (f.gsums) sums[part].assign(u.ci, 0.0), products[part].assign(u.ci, 0.0);
     for (int64_t image = u.n * part / parts; image < u.n * (part + 1) / parts; image++) {
       if (of_weights) fill(frame, u, f.x + image * u.h * u.w * u.ci, f.a, f.b, own.framed.data());
@@ -489,7 +498,7 @@ void backward_together(const Backward* passes, int64_t count) {
                        own.gradients[i].data(), found[i][part], own);
         found[i][part].flush();
       }
-      if (f.gx) backward_input(ways, image, sums[part], products[part], own);
+      if (f.gx) backward_input(f, image, sums[part], products[part], own);
     }
   });
   for (int64_t i = 0; i < count; i++) settle_weights(passes[i], found[i]);
