@@ -137,9 +137,8 @@ def weighted_chains(
     parameters = [parameter for unit in units for parameter in unit.parameters()]
     plan = _Plan(tuple(chains.values()), (*chains, *others), len(parameters))
     result = _Weighted.apply(plan, x, weights, *parameters, *others.values())
-    for unit in units:
-        if unit.norm.num_batches_tracked is not None:
-            unit.norm.num_batches_tracked.add_(1)
+    counted = [unit.norm.num_batches_tracked for unit in units]
+    torch._foreach_add_([count for count in counted if count is not None], 1)
     return cast(Tensor, result)
 
 
@@ -321,9 +320,7 @@ def _moments(x: Tensor) -> Tensor:
     return torch.empty(2, x.shape[1], dtype=torch.float64)
 
 
-def _rooms(
-    parameters: Sequence[Tensor | None], needed: Sequence[bool]
-) -> list[Tensor | None]:
+def _rooms(parameters: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
     """For the gradients of a unit's parameters; those of its convolutions are found together."""
     weights = needed[0] or needed[1]
     return [
