@@ -179,7 +179,8 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        torch._foreach_copy_(buffers, before)
+        if buffers:
+            torch._foreach_copy_(buffers, before)
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ void multiply(const float* a, int64_t lda, const float* p, float* o, int64_t ldo
 }
 
 // g[k][c] += sum over m of a[m][k] b[m][c]; all padded to whole vectors.
-void outer(const float* a, int64_t pi, const float* b, int64_t po, float* g, int64_t rows) {
+inline void outer(const float* a, int64_t pi, const float* b, int64_t po, float* g, int64_t rows) {
   in_columns(po, [&]<int Q>(std::integral_constant<int, Q>, int64_t c) {
     constexpr int R = Q == 1 ? L : kRegisters / 4;  // a part of a vector, and few enough for the registers
     for (int64_t k = 0; k < pi; k += R) multiply_block<R, Q, true>(a + k, 1, pi, b + c, po, g + k * po + c, po, rows);

@@ -18,12 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nasdeploy.search.kernels.library import (
-    address,
-    dense,
-    dense_like,
-    loaded,
-)
+from nasdeploy.search.kernels.library import address, dense, dense_like, loaded
+from nasdeploy.search.kernels.structures import BackwardPass, ForwardPass, Shape, Term
 
 KERNELS = (3, 5, 7)
 _PADDING = 16  # floats of the longest vector
@@ -55,47 +51,6 @@ class Unit:
 
 
 Chain = tuple[Unit, ...]
-
-
-class _Shape(ctypes.Structure):
-    """`Unit` of separable.cpp."""
-
-    _fields_ = [
-        (name, ctypes.c_int64)
-        for name in ["n", "h", "w", "ci", "co", "ho", "wo", "kernel", "stride", "dilation"]
-    ]  # fmt: skip
-
-
-def _structure(texts: str) -> list[tuple[str, Any]]:
-    """Fields: pointers, but for ``name:d`` a double and ``name:i`` an integer."""
-    kinds = {"": ctypes.c_void_p, "d": ctypes.c_double, "i": ctypes.c_int64}
-    return [
-        (name, kinds[kind]) for name, _, kind in (text.partition(":") for text in texts.split())
-    ]
-
-
-class _ForwardPass(ctypes.Structure):
-    """`Forward` of separable.cpp, which says what is what."""
-
-    _fields_ = [("u", _Shape), *_structure(
-        "x a b depthwise pointwise y gamma beta running_mean running_variance norm "
-        "epsilon:d momentum:d threads:i"
-    )]  # fmt: skip
-
-
-class _BackwardPass(ctypes.Structure):
-    """`Backward` of separable.cpp, which says what is what."""
-
-    _fields_ = [("u", _Shape), *_structure(
-        "x a b depthwise pointwise y g sums products gamma norm ggamma gbeta gx gdepthwise "
-        "gpointwise gsums gproducts scale:d add:i threads:i"
-    )]  # fmt: skip
-
-
-class _Term(ctypes.Structure):
-    """`Term` of mixing.cpp: what a weighted sum takes so much of."""
-
-    _fields_ = _structure("values a b weight:d")
 
 
 class _Passed(NamedTuple):
@@ -137,8 +92,10 @@ def weighted_chains(
     parameters = [parameter for unit in units for parameter in unit.parameters()]
     plan = _Plan(tuple(chains.values()), (*chains, *others), len(parameters))
     result = _Weighted.apply(plan, x, weights, *parameters, *others.values())
-    counted = [unit.norm.num_batches_tracked for unit in units]
-    torch._foreach_add_([count for count in counted if count is not None], 1)
+    counts = [unit.norm.num_batches_tracked for unit in units]
+    kept = [count for count in counts if count is not None]
+    if kept:
+        torch._foreach_add_(kept, 1)
     return cast(Tensor, result)
 
 
@@ -246,18 +203,18 @@ def _chains_forward(chains: Sequence[Chain], source: Tensor) -> list[list[_Passe
                 own.append(_Passed(y, torch.empty(4, -(-channels // _PADDING) * _PADDING)))
                 passes.append(_forward_pass(chain[depth], x, before, own[-1]))
     count = len(passes)
-    loaded().units_forward((_ForwardPass * count)(*passes), ctypes.c_int64(count))
+    loaded().units_forward((ForwardPass * count)(*passes), ctypes.c_int64(count))
     return passed
 
 
-def _forward_pass(unit: Unit, x: Tensor, before: _Passed | None, own: _Passed) -> _ForwardPass:
+def _forward_pass(unit: Unit, x: Tensor, before: _Passed | None, own: _Passed) -> ForwardPass:
     a, b = (None, None) if before is None else before.affine()
     depthwise, pointwise, gamma, beta = map(_at, unit.parameters())
     momentum = unit.norm.momentum
     if momentum is None:
         assert unit.norm.num_batches_tracked is not None
         momentum = 1.0 / (int(unit.norm.num_batches_tracked) + 1)
-    return _ForwardPass(
+    return ForwardPass(
         u=_shape(unit, x), x=_at(x), a=a, b=b, depthwise=depthwise, pointwise=pointwise,
         y=_at(own.y), gamma=gamma, beta=beta, running_mean=_at(unit.norm.running_mean),
         running_variance=_at(unit.norm.running_var), norm=_at(own.norm), epsilon=unit.norm.eps,
@@ -299,7 +256,7 @@ def _chains_backward(
                 down, to,
             ))  # fmt: skip
     count = len(passes)
-    loaded().units_backward((_BackwardPass * count)(*passes), ctypes.c_int64(count))
+    loaded().units_backward((BackwardPass * count)(*passes), ctypes.c_int64(count))
     return [room if wanted else None for room, wanted in zip(found, needed, strict=False)]
 
 
@@ -332,12 +289,12 @@ def _rooms(parameters: Sequence[Tensor | None], needed: Sequence[bool]) -> list[
 def _backward_pass(
     unit: Unit, source: Tensor, before: _Passed | None, own: _Passed,
     parameters: Sequence[Tensor | None], rooms: Sequence[Tensor | None], down: _Down, to: _To,
-) -> _BackwardPass:  # fmt: skip
+) -> BackwardPass:  # fmt: skip
     x, (a, b) = (source, (None, None)) if before is None else (before.y, before.affine())
     depthwise, pointwise, gamma, _ = map(_at, parameters)
     gdepthwise, gpointwise, ggamma, gbeta = map(_at, rooms)
     gsums, gproducts = (None, None) if to.moments is None else map(_at, to.moments.unbind())
-    return _BackwardPass(
+    return BackwardPass(
         u=_shape(unit, x), x=_at(x), a=a, b=b, depthwise=depthwise, pointwise=pointwise,
         y=_at(own.y), g=_at(down.g), sums=_at(down.sums), products=_at(down.products), gamma=gamma,
         norm=_at(own.norm), ggamma=ggamma, gbeta=gbeta, gx=_at(to.x), gdepthwise=gdepthwise,
@@ -396,8 +353,8 @@ def _products(g: Tensor, terms: Sequence[_Values]) -> tuple[Tensor, Tensor]:
     return moments, of_terms
 
 
-def _array(terms: Sequence[_Values]) -> ctypes.Array[_Term]:
-    return (_Term * len(terms))(*(_Term(_at(value), a, b, w) for value, (a, b), w in terms))
+def _array(terms: Sequence[_Values]) -> ctypes.Array[Term]:
+    return (Term * len(terms))(*(Term(_at(value), a, b, w) for value, (a, b), w in terms))
 
 
 def _extent(x: Tensor) -> tuple[ctypes.c_int64, ...]:
@@ -409,9 +366,9 @@ def _at(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _shape(unit: Unit, x: Tensor) -> _Shape:
+def _shape(unit: Unit, x: Tensor) -> Shape:
     images, channels, height, width = x.shape
-    return _Shape(
+    return Shape(
         images, height, width, channels, unit.pointwise.out_channels, *unit.output_size(x),
         *unit.window(),
     )  # fmt: skip
