@@ -52,15 +52,15 @@ class InnerStep:
 
     def after(self, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
         """The weights after the step; differentiable in both."""
-        moved = []
-        for weight, gradient, decay, buffer in zip(
-            weights, gradients, self.decays, self.buffers, strict=True
-        ):
-            step = gradient + decay * weight
-            if buffer is not None:
-                step = step + self.momentum * buffer
-            moved.append(weight - self.rate * step)
-        return moved
+        # all weights in one call each: a network has over a thousand, most of them small
+        buffers = [
+            torch.zeros_like(weight) if buffer is None else buffer
+            for weight, buffer in zip(weights, self.buffers, strict=True)
+        ]
+        decayed = torch._foreach_mul(list(weights), self.decays)
+        steps = torch._foreach_add(list(gradients), decayed)
+        steps = torch._foreach_add(steps, buffers, alpha=self.momentum)
+        return list(torch._foreach_add(list(weights), steps, alpha=-self.rate))
 
 
 def unrolled_gradients(
@@ -86,7 +86,7 @@ def unrolled_gradients(
         loss = valid_loss()
         both = _gradients(loss, [*alphas, *weights])
         direct, vector = both[: len(alphas)], both[len(alphas) :]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in vector]))
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(vector)))
         if not float(norm) > 0:  # of a loss that is not finite neither; the caller sees that
             return loss.detach(), direct
         radius = _RADIUS / norm
@@ -94,7 +94,7 @@ def unrolled_gradients(
         for weight in weights:
             weight.requires_grad_(False)
         for sign in (1, -1):
-            _set(weights, [w + sign * radius * v for w, v in zip(before, vector, strict=True)])
+            _set(weights, torch._foreach_add(before, vector, alpha=sign * float(radius)))
             sides.append(_gradients(train_loss(), alphas))
     finally:
         _set(weights, before)
@@ -111,5 +111,4 @@ def _gradients(loss: Tensor, of: Sequence[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def _set(weights: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    for weight, value in zip(weights, values, strict=True):
-        weight.copy_(value)
+    torch._foreach_copy_(list(weights), list(values))

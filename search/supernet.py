@@ -179,8 +179,8 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for buffer, former in zip(buffers, before, strict=True):
-            buffer.copy_(former)
+        if buffers:
+            torch._foreach_copy_(buffers, before)
 
 
 @torch.no_grad()

@@ -127,7 +127,9 @@ class SupernetTrainer:
         value = finite(loss, "supernet's weights", epoch, number, "weight_lr", self.settings)
         loss.backward()  # type: ignore[no-untyped-call]
         if clip is not None:
-            nn.utils.clip_grad_norm_(self.supernet.parameters(), clip)
+            # the optimiser has them at hand; the supernet looks for them in thousands of modules
+            weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(weights, clip)
         self.optimizer.step()
         return value
 

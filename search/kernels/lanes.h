@@ -9,11 +9,16 @@
 #include <thread>
 #include <type_traits>
 #include <vector>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 constexpr int64_t L = 16;
+constexpr int kRegisters = 32;  // of vectors
 #else
 constexpr int64_t L = 8;  // two registers with NEON
+constexpr int kRegisters = 16;
 #endif
 
 typedef float V __attribute__((vector_size(L * sizeof(float)), aligned(sizeof(float)), may_alias));
@@ -23,35 +28,27 @@ static inline void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
 static inline V zero() { return V{}; }
 static inline V positive(V v) { return v > zero() ? v : zero(); }
 
-#ifndef __AVX512F__
+// The first `count` lanes; the others are zero.
+#ifdef __AVX512F__
+// One instruction whatever the count; a memcpy of a length unknown here would be a call.
+static inline __mmask16 first_lanes(int64_t count) { return __mmask16((1u << count) - 1); }
+static inline V load_some(const float* p, int64_t count) { return V(_mm512_maskz_loadu_ps(first_lanes(count), p)); }
+static inline void store_some(float* p, V v, int64_t count) { _mm512_mask_storeu_ps(p, first_lanes(count), __m512(v)); }
+#else
 // Half a vector, the part that is most often left over, needs no memcpy of a length unknown here.
 typedef float Half __attribute__((vector_size(L / 2 * sizeof(float)), aligned(sizeof(float)), may_alias));
-static inline V load_half(const float* p) {
-  return __builtin_shufflevector(*reinterpret_cast<const Half*>(p), Half{}, 0, 1, 2, 3, 4, 5, 6, 7);
-}
-static inline void store_half(float* p, V v) {
-  *reinterpret_cast<Half*>(p) = __builtin_shufflevector(v, v, 0, 1, 2, 3);
-}
-#else
-static inline V load_half(const float* p) {
-  V v = zero();
-  std::memcpy(&v, p, L / 2 * sizeof(float));
-  return v;
-}
-static inline void store_half(float* p, V v) { std::memcpy(p, &v, L / 2 * sizeof(float)); }
-#endif
-
-// The first `count` lanes; the others are zero.
 static inline V load_some(const float* p, int64_t count) {
-  if (count == L / 2) return load_half(p);
+  if (count == L / 2)
+    return __builtin_shufflevector(*reinterpret_cast<const Half*>(p), Half{}, 0, 1, 2, 3, 4, 5, 6, 7);
   V v = zero();
   std::memcpy(&v, p, count * sizeof(float));
   return v;
 }
 static inline void store_some(float* p, V v, int64_t count) {
-  if (count == L / 2) return store_half(p, v);
-  std::memcpy(p, &v, count * sizeof(float));
+  if (count == L / 2) *reinterpret_cast<Half*>(p) = __builtin_shufflevector(v, v, 0, 1, 2, 3);
+  else std::memcpy(p, &v, count * sizeof(float));
 }
+#endif
 
 static inline int64_t up(int64_t count) { return (count + L - 1) / L * L; }
 // The same, but one number for all processors.

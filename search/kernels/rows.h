@@ -8,37 +8,38 @@
 namespace {
 
 struct Tap {
-  int64_t from;         // offset into the source of the first column
+  const float* from;    // what the first column reads
   const float* weight;  // a weight per channel
 };
 
-// out[i] = sum over taps of weight * x[from + i * step], for `columns` neighbouring columns.
+// out[i] = sum over taps of weight[c] * from[c + at + i * step], for N neighbouring columns.
 template <int N>
-inline void taps_block(const std::vector<Tap>& taps, const float* x, int64_t step, float* out, int64_t pi) {
+inline void taps_block(const std::vector<Tap>& taps, int64_t c, int64_t at, int64_t step, float* out, int64_t pi) {
   V sums[N];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < N; i++) sums[i] = zero();
   for (const Tap& tap : taps) {
-    const V weight = load(tap.weight);
-    const float* from = x + tap.from;
-#pragma GCC unroll 8
+    const V weight = load(tap.weight + c);
+    const float* from = tap.from + c + at;
+#pragma GCC unroll 16
     for (int i = 0; i < N; i++) sums[i] += weight * load(from + i * step);
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < N; i++) store(out + i * pi, sums[i]);
 }
 
-void taps_row(std::vector<Tap>& taps, const float* x, int64_t step, float* out, int64_t columns, int64_t pi) {
+// The same for `columns` of them and all channels; `at` is where the row begins behind the taps' first.
+void taps_row(const std::vector<Tap>& taps, int64_t at, int64_t step, float* out, int64_t columns, int64_t pi) {
   for (int64_t c = 0; c < pi; c += L) {
-    const float* from = x + c;
-    float* to = out + c;
-    int64_t left = columns;
-    for (; left >= 8; left -= 8, from += 8 * step, to += 8 * pi) taps_block<8>(taps, from, step, to, pi);
-    if (left >= 4) taps_block<4>(taps, from, step, to, pi), left -= 4, from += 4 * step, to += 4 * pi;
-    for (; left > 0; left--, from += step, to += pi) taps_block<1>(taps, from, step, to, pi);
-    for (Tap& tap : taps) tap.weight += L;
+    int64_t i = 0;
+    auto blocks = [&]<int N>(std::integral_constant<int, N>) {
+      for (; i + N <= columns; i += N) taps_block<N>(taps, c, at + i * step, step, out + i * pi + c, pi);
+    };
+    if constexpr (kRegisters == 32) blocks(std::integral_constant<int, 16>{});
+    blocks(std::integral_constant<int, 8>{});
+    blocks(std::integral_constant<int, 4>{});
+    blocks(std::integral_constant<int, 1>{});
   }
-  for (Tap& tap : taps) tap.weight -= pi;
 }
 
 // o[m][c] = sum over k of a(m, k) p[k][c], or that added to it; a(m, k) is a[m * of_row + k * of_term],
@@ -47,23 +48,23 @@ template <int R, int Q, bool kAdd>
 [[gnu::always_inline]] inline void multiply_block(const float* a, int64_t of_row, int64_t of_term, const float* p,
                                                   int64_t ldp, float* o, int64_t ldo, int64_t terms) {
   V sums[R][Q];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int q = 0; q < Q; q++) sums[r][q] = kAdd ? load(o + r * ldo + q * L) : zero();
   for (int64_t k = 0; k < terms; k++) {
     V row[Q];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int q = 0; q < Q; q++) row[q] = load(p + k * ldp + q * L);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int q = 0; q < Q; q++) sums[r][q] += a[r * of_row + k * of_term] * row[q];
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int q = 0; q < Q; q++) store(o + r * ldo + q * L, sums[r][q]);
 }
 
@@ -79,12 +80,13 @@ template <class F>
 template <int Q>
 void multiply_columns(const float* a, int64_t lda, const float* p, float* o, int64_t ldo, int64_t cols,
                       int64_t rows, int64_t depth) {
-  constexpr int R = Q == 3 ? 4 : Q == 2 ? 6 : 8;  // as many sums as there are registers
+  constexpr int R = kRegisters == 32 ? (Q == 1 ? 16 : 8) : Q == 3 ? 4 : Q == 2 ? 6 : 8;
   int64_t m = 0;
   auto blocks = [&]<int N>(std::integral_constant<int, N>) {
     for (; m + N <= rows; m += N) multiply_block<N, Q, false>(a + m * lda, lda, 1, p, cols, o + m * ldo, ldo, depth);
   };
-  if (rows % R == 0) blocks(std::integral_constant<int, R>{});
+  if (kRegisters == 32 || rows % R == 0) blocks(std::integral_constant<int, R>{});
+  if constexpr (R > 8) blocks(std::integral_constant<int, 8>{});
   blocks(std::integral_constant<int, 4>{});
   blocks(std::integral_constant<int, 1>{});
 }
@@ -97,12 +99,11 @@ void multiply(const float* a, int64_t lda, const float* p, float* o, int64_t ldo
 }
 
 // g[k][c] += sum over m of a[m][k] b[m][c]; all padded to whole vectors.
-void outer(const float* a, int64_t pi, const float* b, int64_t po, float* g, int64_t rows) {
-  for (int64_t k = 0; k < pi; k += 4) {
-    in_columns(po, [&]<int Q>(std::integral_constant<int, Q>, int64_t c) {
-      multiply_block<4, Q, true>(a + k, 1, pi, b + c, po, g + k * po + c, po, rows);
-    });
-  }
+inline void outer(const float* a, int64_t pi, const float* b, int64_t po, float* g, int64_t rows) {
+  in_columns(po, [&]<int Q>(std::integral_constant<int, Q>, int64_t c) {
+    constexpr int R = Q == 1 ? L : kRegisters / 4;  // a part of a vector, and few enough for the registers
+    for (int64_t k = 0; k < pi; k += R) multiply_block<R, Q, true>(a + k, 1, pi, b + c, po, g + k * po + c, po, rows);
+  });
 }
 
 }  // namespace

@@ -9,6 +9,7 @@ and everything else is computed again in the backward pass, image by image, in t
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -17,12 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nasdeploy.search.kernels.library import (
-    address,
-    dense,
-    dense_like,
-    loaded,
-)
+from nasdeploy.search.kernels.library import address, dense, dense_like, loaded
+from nasdeploy.search.kernels.structures import BackwardPass, ForwardPass, Shape, Term
 
 KERNELS = (3, 5, 7)
 _PADDING = 16  # floats of the longest vector
@@ -54,47 +51,6 @@ class Unit:
 
 
 Chain = tuple[Unit, ...]
-
-
-class _Shape(ctypes.Structure):
-    """`Unit` of separable.cpp."""
-
-    _fields_ = [
-        (name, ctypes.c_int64)
-        for name in ["n", "h", "w", "ci", "co", "ho", "wo", "kernel", "stride", "dilation"]
-    ]  # fmt: skip
-
-
-def _structure(texts: str) -> list[tuple[str, Any]]:
-    """Fields: pointers, but for ``name:d`` a double and ``name:i`` an integer."""
-    kinds = {"": ctypes.c_void_p, "d": ctypes.c_double, "i": ctypes.c_int64}
-    return [
-        (name, kinds[kind]) for name, _, kind in (text.partition(":") for text in texts.split())
-    ]
-
-
-class _ForwardPass(ctypes.Structure):
-    """`Forward` of separable.cpp, which says what is what."""
-
-    _fields_ = [("u", _Shape), *_structure(
-        "x a b depthwise pointwise y gamma beta running_mean running_variance norm "
-        "epsilon:d momentum:d threads:i"
-    )]  # fmt: skip
-
-
-class _BackwardPass(ctypes.Structure):
-    """`Backward` of separable.cpp, which says what is what."""
-
-    _fields_ = [("u", _Shape), *_structure(
-        "x a b depthwise pointwise y g sums products gamma norm ggamma gbeta gx gdepthwise "
-        "gpointwise gsums gproducts scale:d add:i threads:i"
-    )]  # fmt: skip
-
-
-class _Term(ctypes.Structure):
-    """`Term` of mixing.cpp: what a weighted sum takes so much of."""
-
-    _fields_ = _structure("values a b weight:d")
 
 
 class _Passed(NamedTuple):
@@ -136,9 +92,10 @@ def weighted_chains(
     parameters = [parameter for unit in units for parameter in unit.parameters()]
     plan = _Plan(tuple(chains.values()), (*chains, *others), len(parameters))
     result = _Weighted.apply(plan, x, weights, *parameters, *others.values())
-    for unit in units:
-        if unit.norm.num_batches_tracked is not None:
-            unit.norm.num_batches_tracked.add_(1)
+    counts = [unit.norm.num_batches_tracked for unit in units]
+    kept = [count for count in counts if count is not None]
+    if kept:
+        torch._foreach_add_(kept, 1)
     return cast(Tensor, result)
 
 
@@ -174,7 +131,7 @@ class _Weighted(torch.autograd.Function):
     ) -> Tensor:
         source = dense(x)
         others = [dense(cast(Tensor, tensor)) for tensor in tensors[plan.parameters :]]
-        passed = [_chain_forward(chain, source) for chain in plan.chains]
+        passed = _chains_forward(plan.chains, source)
         every = [1.0] * len(plan.order) if weights is None else weights.tolist()
         shares = [every[index] for index in plan.order]
         ends = [units[-1] for units in passed]
@@ -202,15 +159,14 @@ class _Weighted(torch.autograd.Function):
         to_others, add = _to_others(
             g, source, others, ctx.shares[len(ends) :], to_source, needed[plan.parameters :]
         )
-        to_parameters: list[Tensor | None] = []
-        for number, chain in enumerate(plan.chains):
-            own = slice(len(to_parameters), len(to_parameters) + 4 * len(chain))
-            down = _Down(g, ctx.shares[number], moments[0], moments[1 + number])
-            to_parameters += _chain_backward(
-                chain, source, passed[number], parameters[own], needed[own], down, to_source, add
-            )
-            add = True
-        if not add:  # neither a chain nor the source itself among the others
+        downs = [
+            _Down(g, share, moments[0], products)
+            for share, products in zip(ctx.shares, moments[1 : 1 + len(ends)], strict=False)
+        ]
+        to_parameters = _chains_backward(
+            plan.chains, source, passed, parameters, needed, downs, to_source, add
+        )
+        if not add and not plan.chains:  # nor is the source itself among the others
             to_source = None
         to_weights = None
         if needs_weights:
@@ -233,77 +189,118 @@ class _Down(NamedTuple):
     products: Tensor
 
 
-def _chain_forward(chain: Chain, source: Tensor) -> list[_Passed]:
-    passed: list[_Passed] = []
-    for unit in chain:
-        passed.append(_unit_forward(unit, source, passed[-1] if passed else None))
+def _chains_forward(chains: Sequence[Chain], source: Tensor) -> list[list[_Passed]]:
+    """All units of all chains, those that read the source first: these are computed as one."""
+    passed: list[list[_Passed]] = [[] for _ in chains]
+    passes = []
+    for depth in range(max(map(len, chains), default=0)):
+        for chain, own in zip(chains, passed, strict=True):
+            if depth < len(chain):
+                before = own[-1] if own else None
+                x = source if before is None else before.y
+                channels = chain[depth].pointwise.out_channels
+                y = dense_like(x, channels, chain[depth].output_size(x))
+                own.append(_Passed(y, torch.empty(4, -(-channels // _PADDING) * _PADDING)))
+                passes.append(_forward_pass(chain[depth], x, before, own[-1]))
+    count = len(passes)
+    loaded().units_forward((ForwardPass * count)(*passes), ctypes.c_int64(count))
     return passed
 
 
-def _unit_forward(unit: Unit, source: Tensor, before: _Passed | None) -> _Passed:
-    x, (a, b) = (source, (None, None)) if before is None else (before.y, before.affine())
-    channels = unit.pointwise.out_channels
-    y = dense_like(x, channels, unit.output_size(x))
-    norm = torch.empty(4, -(-channels // _PADDING) * _PADDING)
+def _forward_pass(unit: Unit, x: Tensor, before: _Passed | None, own: _Passed) -> ForwardPass:
+    a, b = (None, None) if before is None else before.affine()
     depthwise, pointwise, gamma, beta = map(_at, unit.parameters())
     momentum = unit.norm.momentum
     if momentum is None:
         assert unit.norm.num_batches_tracked is not None
         momentum = 1.0 / (int(unit.norm.num_batches_tracked) + 1)
-    loaded().unit_forward(ctypes.byref(_ForwardPass(
-        u=_shape(unit, x), x=_at(x), a=a, b=b, depthwise=depthwise, pointwise=pointwise, y=_at(y),
-        gamma=gamma, beta=beta, running_mean=_at(unit.norm.running_mean),
-        running_variance=_at(unit.norm.running_var), norm=_at(norm), epsilon=unit.norm.eps,
+    return ForwardPass(
+        u=_shape(unit, x), x=_at(x), a=a, b=b, depthwise=depthwise, pointwise=pointwise,
+        y=_at(own.y), gamma=gamma, beta=beta, running_mean=_at(unit.norm.running_mean),
+        running_variance=_at(unit.norm.running_var), norm=_at(own.norm), epsilon=unit.norm.eps,
         momentum=momentum, threads=torch.get_num_threads(),
-    )))  # fmt: skip
-    return _Passed(y, norm)
+    )  # fmt: skip
 
 
-def _chain_backward(
-    chain: Chain, source: Tensor, passed: Sequence[_Passed], parameters: Sequence[Tensor | None],
-    needed: Sequence[bool], down: _Down, to_source: Tensor | None, add: bool,
+def _chains_backward(
+    chains: Sequence[Chain], source: Tensor, passed: Sequence[Sequence[_Passed]],
+    parameters: Sequence[Tensor | None], needed: Sequence[bool], downs: Sequence[_Down],
+    to_source: Tensor | None, add: bool,
 ) -> list[Tensor | None]:  # fmt: skip
-    """The gradients of a chain's parameters; that of its input is written, or added where asked."""
-    found: list[Tensor | None] = []
-    for index in reversed(range(len(chain))):
-        own = slice(4 * index, 4 * index + 4)
-        before = passed[index - 1] if index else None
-        x = source if before is None else before.y
-        to_x = to_source if before is None else torch.empty_like(x)
-        backed = None if before is None else torch.empty(2, x.shape[1], dtype=torch.float64)
-        gradients = _unit_backward(
-            chain[index], x, before, passed[index], parameters[own], needed[own], down, to_x,
-            add and before is None, backed,
-        )  # fmt: skip
-        found = [*gradients, *found]
-        if backed is not None:
-            assert to_x is not None
-            down = _Down(to_x, 1.0, *backed.unbind())
-    return found
+    """The gradients of all chains' parameters; that of the source is written, or added where asked.
+
+    Those of the units that read the source come last: they are computed as one.
+    """
+    firsts = list(itertools.accumulate((4 * len(chain) for chain in chains), initial=0))
+    found: list[Tensor | None] = [None] * firsts[-1]
+    downs, passes = list(downs), []
+    kept: list[Tensor] = []  # what the passes point at
+    for depth in reversed(range(max(map(len, chains), default=0))):
+        for number, chain in enumerate(chains):
+            if depth >= len(chain):
+                continue
+            own = slice(firsts[number] + 4 * depth, firsts[number] + 4 * depth + 4)
+            found[own] = _rooms(parameters[own], needed[own])
+            kept += [room for room in found[own] if room is not None]
+            before = passed[number][depth - 1] if depth else None
+            down = downs[number]
+            if before is None:
+                to = _To(to_source, add, None)
+                add = True
+            else:
+                to = _To(torch.empty_like(before.y), False, _moments(before.y))
+                downs[number] = _Down(cast(Tensor, to.x), 1.0, *cast(Tensor, to.moments).unbind())
+            kept += [down.g, down.sums, down.products]
+            passes.append(_backward_pass(
+                chain[depth], source, before, passed[number][depth], parameters[own], found[own],
+                down, to,
+            ))  # fmt: skip
+    count = len(passes)
+    loaded().units_backward((BackwardPass * count)(*passes), ctypes.c_int64(count))
+    return [room if wanted else None for room, wanted in zip(found, needed, strict=False)]
 
 
-def _unit_backward(
-    unit: Unit, x: Tensor, before: _Passed | None, own: _Passed,
-    parameters: Sequence[Tensor | None], needed: Sequence[bool], down: _Down, to_x: Tensor | None,
-    add: bool, backed: Tensor | None,
-) -> list[Tensor | None]:  # fmt: skip
-    a, b = (None, None) if before is None else before.affine()
+class _To(NamedTuple):
+    """Where a unit's backward pass hands the gradient of its input.
+
+    Attributes:
+        add: To what `x` holds.
+        moments: (2, C) float64: room for its sum over all pixels, and of it times the input.
+    """
+
+    x: Tensor | None
+    add: bool
+    moments: Tensor | None
+
+
+def _moments(x: Tensor) -> Tensor:
+    return torch.empty(2, x.shape[1], dtype=torch.float64)
+
+
+def _rooms(parameters: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
+    """For the gradients of a unit's parameters; those of its convolutions are found together."""
     weights = needed[0] or needed[1]
-    gradients = [
+    return [
         None if parameter is None or not wanted else torch.empty(parameter.shape)
         for parameter, wanted in zip(parameters, (weights, weights, *needed[2:]), strict=True)
     ]
+
+
+def _backward_pass(
+    unit: Unit, source: Tensor, before: _Passed | None, own: _Passed,
+    parameters: Sequence[Tensor | None], rooms: Sequence[Tensor | None], down: _Down, to: _To,
+) -> BackwardPass:  # fmt: skip
+    x, (a, b) = (source, (None, None)) if before is None else (before.y, before.affine())
     depthwise, pointwise, gamma, _ = map(_at, parameters)
-    gdepthwise, gpointwise, ggamma, gbeta = map(_at, gradients)
-    gsums, gproducts = (None, None) if backed is None else map(_at, backed)
-    loaded().unit_backward(ctypes.byref(_BackwardPass(
+    gdepthwise, gpointwise, ggamma, gbeta = map(_at, rooms)
+    gsums, gproducts = (None, None) if to.moments is None else map(_at, to.moments.unbind())
+    return BackwardPass(
         u=_shape(unit, x), x=_at(x), a=a, b=b, depthwise=depthwise, pointwise=pointwise,
         y=_at(own.y), g=_at(down.g), sums=_at(down.sums), products=_at(down.products), gamma=gamma,
-        norm=_at(own.norm), ggamma=ggamma, gbeta=gbeta, gx=_at(to_x), gdepthwise=gdepthwise,
-        gpointwise=gpointwise, gsums=gsums, gproducts=gproducts, scale=down.share, add=add,
+        norm=_at(own.norm), ggamma=ggamma, gbeta=gbeta, gx=_at(to.x), gdepthwise=gdepthwise,
+        gpointwise=gpointwise, gsums=gsums, gproducts=gproducts, scale=down.share, add=to.add,
         threads=torch.get_num_threads(),
-    )))  # fmt: skip
-    return [found if wanted else None for found, wanted in zip(gradients, needed, strict=True)]
+    )  # fmt: skip
 
 
 def _to_others(
@@ -356,8 +353,8 @@ def _products(g: Tensor, terms: Sequence[_Values]) -> tuple[Tensor, Tensor]:
     return moments, of_terms
 
 
-def _array(terms: Sequence[_Values]) -> ctypes.Array[_Term]:
-    return (_Term * len(terms))(*(_Term(_at(value), a, b, w) for value, (a, b), w in terms))
+def _array(terms: Sequence[_Values]) -> ctypes.Array[Term]:
+    return (Term * len(terms))(*(Term(_at(value), a, b, w) for value, (a, b), w in terms))
 
 
 def _extent(x: Tensor) -> tuple[ctypes.c_int64, ...]:
@@ -369,9 +366,9 @@ def _at(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _shape(unit: Unit, x: Tensor) -> _Shape:
+def _shape(unit: Unit, x: Tensor) -> Shape:
     images, channels, height, width = x.shape
-    return _Shape(
+    return Shape(
         images, height, width, channels, unit.pointwise.out_channels, *unit.output_size(x),
         *unit.window(),
     )  # fmt: skip

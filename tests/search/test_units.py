@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from nasdeploy.search.cell_ops import (
 )
 from nasdeploy.search.kernels.library import library
 from nasdeploy.search.kernels.norm import BatchNorm2d
+from nasdeploy.search.kernels.unit import Chain, weighted_chains
 from nasdeploy.search.mixture import mixture
 from nasdeploy.search.ops import ConvBNReLU6
 from nasdeploy.search.sharing import shared, sharing
@@ -166,6 +168,42 @@ def test_a_mixture_equals_the_sum_of_its_candidates_in_float64(channels: int, st
         strict=True,
     ):
         assert far(mine, theirs) < 1e-5
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [3, 20, 33])
+@pytest.mark.parametrize("trained", [(0, 1, 2, 3), (1,), ()])
+def test_unlike_chains_on_one_image_equal_their_sum_in_float64(
+    channels: int, trained: tuple[int, ...]
+) -> None:
+    torch.manual_seed(channels)
+    # not all that read the image can share a frame: strides and a kernel of 1 come between them
+    parts: list[list[Chained]] = [
+        [DepthwiseSeparable(channels, 7, 2, 2)],
+        [DepthwiseSeparable(channels, 3, 2), DepthwiseSeparable(channels, 5)],
+        [DepthwiseSeparable(channels, 5), DepthwiseSeparable(channels, 3, 2)],
+        [ReLUConvBN(channels, channels, 1), DepthwiseSeparable(channels, 3, 2, 2)],
+    ]
+    for index, chain in enumerate(parts):
+        scattered(chain)
+        nn.Sequential(*chain).train().requires_grad_(index in trained)
+    references = [exact(nn.Sequential(*chain)) for chain in parts]
+    x = torch.randn(9, channels, 35, 38)
+    x64 = x.double().requires_grad_()
+    expected = torch.stack([reference(x64) for reference in references]).sum(0)
+    upstream = torch.randn_like(expected)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    units = {i: tuple(cast(Chain, c.chain())[0] for c in chain) for i, chain in enumerate(parts)}
+    found = weighted_chains(x, units, {})
+    assert far(found, expected) < 1e-5
+    ours = [p for i in trained for part in parts[i] for p in part.parameters()]
+    theirs = [p for i in trained for p in references[i].parameters()]
+    for mine, other in zip(
+        torch.autograd.grad(found, [x, *ours], upstream.float()),
+        torch.autograd.grad(expected, [x64, *theirs], upstream),
+        strict=True,
+    ):
+        assert far(mine, other) < 1e-5
 
 
 @needs_compiler
