@@ -14,7 +14,7 @@ from nasdeploy.latency_tables.cost import CompiledCost
 from nasdeploy.search.space import Arch, SearchSpace
 
 _DRAWS = 64
-_LEANEST, _LAVISHEST = 3.0, -1.0
+_LEANEST, _LAVISHEST = 8.0, -1.0
 
 
 def spread_archs(space: SearchSpace, macs: CompiledCost, n: int, *, seed: int) -> list[Arch]:
@@ -22,16 +22,21 @@ def spread_archs(space: SearchSpace, macs: CompiledCost, n: int, *, seed: int) -
 
     Each is the one of 64 draws that adds most choices not seen before. A draw prefers cheap
     choices by a softmax over the multiply-accumulates of a decision, scaled to its own range; the
-    preference falls from one architecture to the next and turns around at the end.
+    preference falls from one architecture to the next, quickly at first, and turns around at the
+    end. The first is about as lean as there are any: an estimate that goes on beyond its anchors
+    goes on with their error.
     """
     rng = Random(seed)
     relative = _relative_costs(space, macs)
     seen: set[tuple[int, int]] = set()
     chosen: list[Arch] = []
     for index in range(n):
-        preference = _LEANEST + (_LAVISHEST - _LEANEST) * index / max(1, n - 1)
+        left = 1 - index / max(1, n - 1)
+        preference = _LAVISHEST + (_LEANEST - _LAVISHEST) * left**2
         weights = [[math.exp(-preference * c) for c in costs] for costs in relative]
         draws = [tuple(rng.choices(range(len(w)), w)[0] for w in weights) for _ in range(_DRAWS)]
+        # in a small space a preference leaves little to draw
+        draws += [space.sample(rng) for _ in range(_DRAWS) if set(draws) <= set(chosen)]
         fresh = [arch for arch in draws if arch not in chosen]
         if not fresh:
             break
