@@ -242,4 +242,7 @@ def _serve(pipe: Connection) -> None:
             result = function(pickle.loads(argument))
         except Exception as error:
             result = Failed(type(error).__name__, str(error))
-        pipe.send(result)
+        try:
+            pipe.send(result)
+        except OSError:  # whoever wanted it is gone
+            return
