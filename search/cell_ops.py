@@ -252,7 +252,7 @@ class Zeros(nn.Module):
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.register_buffer("weight", torch.zeros(channels, 1, 1, 1), persistent=False)
+        self.register_buffer("weight", torch.zeros(channels, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.weight, stride=self.stride, groups=len(self.weight))
