@@ -56,7 +56,7 @@ def export_executorch(
         from executorch.exir import to_edge_transform_and_lower
 
         constants: dict[str, float | int] = {}
-        # XNNPACK takes no pool that rounds up; the portable kernel takes ten times as long
+        # XNNPACK takes no pool that rounds up; the portable kernel takes far longer
         copied = rewritten(copied, example_input, _rounds_up, as_convolution)
         if precision == "int8":
             program = _quantised(copied, example_input, rows, quantised_io)

@@ -109,7 +109,7 @@ def _converted(
 def _pools_in_its_words(
     model: nn.Module, example_input: tuple[Tensor, ...], precision: Precision
 ) -> nn.Module:
-    """No pools that would be left to plain kernels, which take ten times as long.
+    """No pools that would be left to plain kernels, which take far longer.
 
     XNNPACK takes no average pool in int8, nor the padding before a max pool with a stride. In fp32
     the converter computes windows' sums and sizes where an average pool with a stride leaves its
@@ -235,7 +235,7 @@ def _requantising_relus(content: bytes) -> bytes:
     """ReLUs from int8 to int8 as what they are there: another scale, whose lowest number is zero.
 
     Such a ReLU is left over where it stands before a convolution, since XNNPACK takes none in int8;
-    the plain kernel takes 20 times as long as XNNPACK's change of scale.
+    the plain kernel takes far longer than XNNPACK's change of scale.
     """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils

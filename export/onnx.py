@@ -143,7 +143,7 @@ def _turn_max_pools(proto: Any) -> None:
     """Let int8 max pools read and write channels last, as the convolutions beside them do.
 
     Which layout ONNX Runtime would choose depends on what stands beside a pool, and channels first
-    takes 15 times as long. The standard has no pool of that layout, ONNX Runtime's own domain has.
+    takes far longer. The standard has no pool of that layout, ONNX Runtime's own domain has.
     """
     from onnx import helper
 

@@ -85,7 +85,7 @@ class Wiring(Protocol):
         ...
 
     def or_zeros(self, name: str, wire: Wire, source: Wire) -> Wire:
-        """`wire`; where it is zero whatever the image, `source` times zero."""
+        """`wire`; where it is zero whatever the image, zeros in the shape of `source`."""
         ...
 
     def rest(
