@@ -78,10 +78,26 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _shared_history() -> Iterator[None]:
+    """Let the nodes of a graph share the records of what they were made from.
+
+    Each pass of a converter copies these chains for every node, and they grow with each pass, which
+    costs a large network as much as some of the passes. Nobody changes them.
+    """
+    from torch.fx.traceback import NodeSource
+
+    NodeSource.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del NodeSource.__deepcopy__  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
 def converting(runtime: str) -> Iterator[None]:
     """`quiet`, and whatever a converter raises becomes an `ExportError` that names the operator."""
     try:
-        with quiet():
+        with quiet(), _shared_history():
             yield
     except (NasdeployError, OSError):
         raise

@@ -158,8 +158,18 @@ def _run_executorch(artifact: Artifact, feed: Sequence[Array]) -> Array:
 
     portable_lib._unsafe_reset_threadpool(1)
     module = portable_lib._load_for_executorch(str(artifact.path))
-    result: Array = module.forward([torch.from_numpy(array) for array in feed])[0].numpy().copy()
-    return result
+    tensors = [
+        # (N, C, H, W) to ExecuTorch, with strides that say how it lies
+        torch.from_numpy(array).permute(0, 3, 1, 2)
+        if spec.layout == "NHWC"
+        else torch.from_numpy(array)
+        for array, spec in zip(feed, artifact.inputs, strict=True)
+    ]
+    result = module.forward(tensors)[0]
+    if artifact.outputs[0].layout == "NHWC":
+        result = result.permute(0, 2, 3, 1)
+    copied: Array = result.numpy().copy()
+    return copied
 
 
 def _run_litert(artifact: Artifact, feed: Sequence[Array]) -> Array:

@@ -7,6 +7,7 @@ take four times as long.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class ExecuTorchModel:
         described = self._method.method_meta()
         metas = [described.input_tensor_meta(i) for i in range(described.num_inputs())]
         self._dtypes = [_dtype(meta) for meta in metas]
+        # an image that lies channels last is read as it lies, so noise needs no turning
         self._noise = [
             torch.from_numpy(loop.sample_input(meta.sizes(), dtype))
             for meta, dtype in zip(metas, self._dtypes, strict=True)
@@ -65,41 +67,54 @@ class ExecuTorchModel:
         self._method.set_inputs(self._noise)
 
     def infer(self, inputs: Sequence[loop.Array]) -> list[loop.Array]:
+        """Of a file whose images lie channels last: (1, H, W, C), in and out."""
         stored = [
             self._quantised(index, image) if dtype is not np.float32 else image
             for index, (image, dtype) in enumerate(zip(inputs, self._dtypes, strict=True))
         ]
-        self._method.set_inputs([self._from_numpy(np.ascontiguousarray(a)) for a in stored])
+        self._method.set_inputs([self._placed(index, a) for index, a in enumerate(stored)])
         self._method.execute()
-        outputs = [tensor.numpy() for tensor in self._method.get_outputs(True)]
+        outputs = [
+            tensor.numpy() if tensor.is_contiguous() else tensor.permute(0, 2, 3, 1).numpy()
+            for tensor in self._method.get_outputs(True)
+        ]
         return [
             self._dequantised(index, a) if a.dtype.kind != "f" else a
             for index, a in enumerate(outputs)
         ]
 
+    def _placed(self, index: int, stored: loop.Array) -> Any:
+        tensor = self._from_numpy(np.ascontiguousarray(stored))
+        name = f"forward_input{index}_channels_last"
+        last = name in self._known and self._constant(name)
+        return tensor.permute(0, 3, 1, 2) if last else tensor
+
     def _quantised(self, index: int, image: loop.Array) -> loop.Array:
-        scale, zero_point = (
-            self._constant(f"input{index}_scale"),
-            self._constant(f"input{index}_zp"),
-        )
-        return loop.quantised(image, self._dtypes[index], scale, int(zero_point))
+        scale, zero_point = self._scale_and_zero_point(f"input{index}")
+        return loop.quantised(image, self._dtypes[index], scale, zero_point)
 
     def _dequantised(self, index: int, stored: loop.Array) -> loop.Array:
-        scale = self._constant(f"output{index}_scale")
-        return loop.dequantised(stored, scale, int(self._constant(f"output{index}_zp")))
+        return loop.dequantised(stored, *self._scale_and_zero_point(f"output{index}"))
 
-    def _constant(self, name: str) -> float:
+    def _scale_and_zero_point(self, tensor: str) -> tuple[float, int]:
         """What executorch's `QuantizeInputs` and `QuantizeOutputs` leave behind: tiny methods."""
-        known = {self._program.get_method_name(i) for i in range(self._program.num_methods())}
-        for method in (name, f"forward_{name}"):
-            if method in known:
-                constant = self._program.load_method(method)
-                constant.execute()
-                return float(constant.get_outputs(True)[0])
+        for prefix in ("", "forward_"):
+            names = f"{prefix}{tensor}_scale", f"{prefix}{tensor}_zp"
+            if self._known.issuperset(names):
+                return self._constant(names[0]), int(self._constant(names[1]))
         raise TypeError(
-            f"the file has quantised inputs or outputs and no method {name} that says how; "
+            f"the file has quantised inputs or outputs and no method {tensor}_scale that says how; "
             "export it with float ones to compare outputs"
         )
+
+    @cached_property
+    def _known(self) -> set[str]:
+        return {self._program.get_method_name(i) for i in range(self._program.num_methods())}
+
+    def _constant(self, name: str) -> float:
+        method = self._program.load_method(name)
+        method.execute()
+        return float(method.get_outputs(True)[0])
 
 
 def _dtype(meta: Any) -> type[np.number[Any]]:

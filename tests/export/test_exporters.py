@@ -108,6 +108,9 @@ def test_a_block_can_be_int8_to_int8(runtime: str, tmp_path: Path) -> None:
     edge, out = artifact.inputs[0], artifact.outputs[0]
     assert edge.dtype == out.dtype == ("uint8" if runtime == "onnxruntime" else "int8")
     assert edge.scale and out.scale
+    # as images lie between int8 operators, so that what is measured has nothing to turn
+    assert edge.layout == out.layout == "NHWC"
+    assert edge.shape == out.shape == (1, 10, 10, 8)
     (x,) = calibration_for_latency([(8, 10, 10)]).batches[0]
     with torch.no_grad():
         parity = compare(block(x).numpy(), exportable.run_file(artifact, x))

@@ -54,16 +54,13 @@ Type type_of(ScalarType type) {
   }
 }
 
-// What is written to a file is in the order of the shape, the last dimension innermost.
+// The sizes in the order in which they lie in memory, the last one innermost: what is written to a
+// file. An image that lies channels last is (N, H, W, C).
 template <typename Described>
-void check_order(const Described& tensor, const std::string& what) {
-  const auto order = tensor.dim_order();
-  for (size_t i = 0; i < order.size(); ++i) {
-    if (order[i] != i) {
-      throw std::runtime_error(what + " does not lie in memory in the order of its shape; export "
-                               "it with a contiguous one to compare outputs");
-    }
-  }
+Shape shape_in_memory(const Described& tensor) {
+  Shape shape;
+  for (auto dimension : tensor.dim_order()) shape.push_back(tensor.sizes()[dimension]);
+  return shape;
 }
 
 // An input, whose memory the method reads or copies.
@@ -105,7 +102,6 @@ class ExecuTorchModel : public LoadedModel {
     }
     for (size_t i = 0; i < inputs.size(); ++i) {
       Input& input = inputs_[i];
-      check_order(*input.given_tensor, "input " + std::to_string(i));
       check_input(inputs[i], input.shape, i);
       store(inputs[i], input.type, quantisation("input", i, input.type), input.given.data());
     }
@@ -114,9 +110,8 @@ class ExecuTorchModel : public LoadedModel {
     std::vector<Array> results;
     for (size_t i = 0; i < method_->outputs_size(); ++i) {
       const auto tensor = method_->get_output(i).toTensor();
-      check_order(tensor, "output " + std::to_string(i));
       Type type = type_of(tensor.scalar_type());
-      Shape shape(tensor.sizes().begin(), tensor.sizes().end());
+      const Shape shape = shape_in_memory(tensor);
       results.push_back(
           fetch(tensor.const_data_ptr(), type, quantisation("output", i, type), shape));
     }
@@ -127,7 +122,7 @@ class ExecuTorchModel : public LoadedModel {
   static Input make_input(const executorch::runtime::TensorInfo& tensor) {
     Input input;
     input.type = type_of(tensor.scalar_type());
-    input.shape = Shape(tensor.sizes().begin(), tensor.sizes().end());
+    input.shape = shape_in_memory(tensor);
     const int64_t count = element_count(input.shape);
     const size_t words = static_cast<size_t>(count) * size_of(input.type) / 8 + 1;
     input.noise.resize(words);
