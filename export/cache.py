@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from nasdeploy.durable import sha256_file, write_json
 from nasdeploy.errors import UsageError
-from nasdeploy.export import conversion, pools, quantise
+from nasdeploy.export import conversion
 from nasdeploy.export.artifact import Artifact, Precision, Target
 from nasdeploy.export.exporters import SUFFIX, exporter
 from nasdeploy.export.quantise import calibration_for_latency, check_request
@@ -134,9 +134,11 @@ def _graph_text(model: nn.Module) -> str:
 def _exporter_identity(runtime: str) -> str:
     """Versions of the packages that write the file, and a hash of our own part in it."""
     module = sys.modules[exporter(runtime).__module__]
+    taken_from = {str(getattr(used, "__module__", "")) for used in vars(module).values()}
+    ours = {name for name in taken_from if name.startswith(__package__)}
     own = hashlib.sha256()
-    for source in (module, conversion, pools, quantise, sys.modules[__name__]):
-        own.update(inspect.getsource(source).encode())
+    for name in sorted(ours | {module.__name__, __name__}):
+        own.update(inspect.getsource(sys.modules[name]).encode())
     return repr((sorted(conversion.versions_of(module.PACKAGES).items()), own.hexdigest()))
 
 

@@ -25,6 +25,7 @@ from nasdeploy.durable import replacing
 from nasdeploy.errors import ExportError
 from nasdeploy.export.artifact import Artifact, Calibration, Precision, Target, TensorSpec
 from nasdeploy.export.conversion import converting, describe, layout_of, output_ranks, prepared
+from nasdeploy.export.depthwise import split_depthwise
 from nasdeploy.export.pools import as_convolution, average_pool, rewritten
 from nasdeploy.export.quantise import check_request, rows_of
 
@@ -63,6 +64,7 @@ def export_executorch(
         constants: dict[str, float | int] = {}
         # XNNPACK takes no pool that rounds up; the portable kernel takes far longer
         copied = rewritten(copied, example_input, _rounds_up, as_convolution)
+        copied = split_depthwise(copied, example_input)
         if precision == "int8":
             if quantised_io:
                 example_input = tuple(_channels_last(tensor) for tensor in example_input)

@@ -27,6 +27,7 @@ from nasdeploy.export.conversion import (
     prepared,
     scratch_folder,
 )
+from nasdeploy.export.depthwise import split_depthwise
 from nasdeploy.export.pools import (
     as_convolution,
     average_pool,
@@ -64,6 +65,7 @@ def export_litert(
     ranks = output_ranks(copied, example_input)
     rows = list(rows_of(calibration, example_input)) if precision == "int8" else []
     with converting("litert"):
+        copied = split_depthwise(copied, example_input)
         copied = _norms_as_products(_pools_in_its_words(copied, example_input, precision))
         content = _converted(copied, example_input, ranks)
         if precision == "int8":
@@ -151,6 +153,8 @@ def _norms_as_products(model: nn.Module) -> nn.Module:
     import torch
 
     for norm in [part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)]:
+        if "forward" in vars(norm):  # a split convolution has it in its weights
+            continue
         scale = (norm.get_buffer("running_var") + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight
         shift = -norm.get_buffer("running_mean") * scale

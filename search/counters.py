@@ -14,8 +14,9 @@ Definitions:
         The graph around them comes on top; the file itself is weighed when it is written.
     memory_bytes: The most that is alive at any time while one image passes: input and output of the
         convolution, linear layer or pool at work, and the input of the residual around it.
-        Activations, batch norm and additions work in place. Weights and a runtime's own scratch
-        memory are not in it. 4 bytes a number in fp32, 1 in int8.
+        Activations, batch norm and additions work in place. Weights, a runtime's own scratch
+        memory and what an exporter's other words need (the addends of a split convolution) are not
+        in it. 4 bytes a number in fp32, 1 in int8.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -18,7 +19,13 @@ from torch import Tensor, nn
 
 from nasdeploy.errors import ExportError, UsageError
 from nasdeploy.export.artifact import Precision, Target
-from nasdeploy.export.cache import CachedFile, ExportJob, export_many, fingerprint
+from nasdeploy.export.cache import (
+    CachedFile,
+    ExportJob,
+    _exporter_identity,
+    export_many,
+    fingerprint,
+)
 from nasdeploy.export.probes import (
     EMPTY_INPUT_SHAPES,
     SENTINEL_INPUT_SHAPES,
@@ -94,6 +101,21 @@ def test_a_forward_that_branches_is_hashed_by_its_source() -> None:
             return x + 1 if x.shape[1] > 4 else x
 
     assert hash_of(Branches()) == hash_of(Branches())
+
+
+@pytest.mark.parametrize("source", ["litert", "conversion", "depthwise", "pools", "quantise"])
+def test_what_an_exporter_is_made_of_counts(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = hash_of(nn.ReLU(), runtime="litert")
+    read = inspect.getsource
+
+    def edited(of: Any) -> str:
+        return read(of) + "# edited" * (getattr(of, "__name__", "").endswith(f"export.{source}"))
+
+    monkeypatch.setattr(inspect, "getsource", edited)
+    _exporter_identity.cache_clear()
+    after = hash_of(nn.ReLU(), runtime="litert")
+    _exporter_identity.cache_clear()
+    assert after != before
 
 
 def test_a_fingerprint_costs_little() -> None:
