@@ -143,6 +143,8 @@ def summarise(
     interval = None
     if len(samples_ms) > 1:
         low, high = _interval(samples_ms, statistic, starts, seed) - less[statistic]
+        # a long start counts as much as a short one there, and more in the statistic itself
+        low, high = min(low, raw[statistic]), max(high, raw[statistic])
         interval = (max(float(low), RESOLUTION_MS), max(float(high), RESOLUTION_MS))
     return Statistics(
         n=values.size,

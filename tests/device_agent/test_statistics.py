@@ -29,6 +29,20 @@ def noise(rounds: int, repeats: int, *, between: float = 0.0, seed: int = 0) -> 
     return np.asarray(10.0 + shared + 0.1 * rng.normal(size=(rounds, repeats)))
 
 
+@pytest.mark.parametrize("statistic", ["min", "p10", "median", "mean"])
+def test_the_interval_holds_what_was_measured_where_one_start_is_longer(
+    statistic: Statistic,
+) -> None:
+    rng = np.random.default_rng(0)
+    starts = np.repeat(np.arange(6), [60, 6, 6, 6, 6, 6])
+    level = np.array([1.0, 1.1, 1.1, 1.15, 1.2, 1.2])[starts][:, None]
+    found = summarise(
+        level * (1 + rng.exponential(0.02, size=(90, 2))), starts=starts, statistic=statistic
+    )
+    low, high = found.ci95_ms or (0.0, 0.0)
+    assert low <= found.value(statistic) <= high
+
+
 def test_the_median_ignores_one_slow_run() -> None:
     found = summarise(np.array([[2.0], [2.1], [90.0]]))
     assert (found.n, found.min_ms, found.median_ms) == (3, 2.0, 2.1)
