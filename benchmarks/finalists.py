@@ -31,6 +31,7 @@ from nasdeploy.pipeline.config import GoalConfig, RunConfig, read_config
 from nasdeploy.pipeline.console import Console
 from nasdeploy.pipeline.estimating import OpenedTable, open_table
 from nasdeploy.pipeline.run_folder import RunFolder
+from nasdeploy.pipeline.stages.baselines import baseline_jobs, train_baselines
 from nasdeploy.pipeline.stages.profile import profile
 from nasdeploy.pipeline.stages.train import train_winner
 
@@ -68,7 +69,9 @@ def compared(config: RunConfig, opened: OpenedTable, console: Console) -> dict[s
     problem = flow.pose_on(context, opened, data)
     drawn = flow.baselines(context, problem, raced)
     others = [tuple(first["arch"]), *drawn]
-    results = train_winner(context, folder, problem.space, problem.data, raced, others)
+    jobs = baseline_jobs(context, folder, problem.space, problem.data, others)
+    results = train_winner(context, folder, problem.data, raced, jobs)
+    results |= train_baselines(context, folder, problem.data, jobs)
     winner, plain, *random = (
         round(100 * float(result["test"]["accuracy"]), 2) for result in results.values()
     )

@@ -72,7 +72,7 @@ class Evaluation:
         winner = {"arch": list(self.arch), "space": dict(self.space.config)}
         folder = self.folder
         with held(folder, self.config):
-            outputs = train_winner(self.context, folder, self.space, data, winner, [])
+            outputs = train_winner(self.context, folder, data, winner)
         found: Mapping[str, Any] = outputs["winner"]
         return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,20 @@ from nasdeploy.pipeline.opening import open_named
 from nasdeploy.pipeline.project import newest_table
 from nasdeploy.pipeline.report import Summary, interval, marked, write_report
 from nasdeploy.pipeline.run_folder import RUNS, RunFolder, digest, git_revision, now
+from nasdeploy.pipeline.stages.baselines import (
+    TrainedBeside,
+    baseline_jobs,
+    beside_others,
+    random_within,
+    train_baselines,
+)
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.export import export_winner
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
 from nasdeploy.pipeline.stages.problem import Problem, bounds_of, live_estimators, pose
 from nasdeploy.pipeline.stages.profile import profile, rounds_path
 from nasdeploy.pipeline.stages.search import search
-from nasdeploy.pipeline.stages.train import random_within, train_winner, training_ahead
+from nasdeploy.pipeline.stages.train import train_winner
 from nasdeploy.pipeline.stages.training_jobs import make_train_settings
 from nasdeploy.pipeline.stages.verify import verify
 from nasdeploy.search.space import Arch, SearchSpace
@@ -214,6 +221,15 @@ def baselines(
     return found
 
 
+def _trained_beside(context: Context, folder: RunFolder, problem: Problem) -> TrainedBeside:
+    return beside_others(
+        context,
+        lambda: baseline_jobs(
+            context, folder, problem.space, problem.data, baselines(context, problem)
+        ),
+    )
+
+
 def run(
     config: RunConfig, console: Console, path: Path, *, replayed: Path | None = None
 ) -> Summary:
@@ -229,19 +245,18 @@ def run(
         if problem is None:
             problem = pose_on(context, table_for_run(context, folder, data), data)
         measurements = Measurements(folder.measurements_path, replayed)
-        posed = problem
-
-        def ahead() -> AbstractContextManager[int]:
-            others = baselines(context, posed)
-            return training_ahead(context, folder, posed.space, posed.data, others)
-
-        winner = search(context, folder, problem, measurements, beside=ahead)
-        trained = train_winner(
-            context, folder, problem.space, problem.data, winner,
-            baselines(context, problem, winner),
-        )  # fmt: skip
-        required = [(config.runtime, config.precision)]
-        files = export_winner(context, folder, data, winner, required=required)
+        with _trained_beside(context, folder, problem) as beside:
+            winner = search(context, folder, problem, measurements, beside=beside)
+            beside.start()  # where the search was done already
+            others = baseline_jobs(
+                context, folder, problem.space, problem.data, baselines(context, problem, winner)
+            )
+            trained = train_winner(
+                context, folder, problem.data, winner, () if beside.active else others
+            )
+            required = [(config.runtime, config.precision)]
+            files = export_winner(context, folder, data, winner, required=required)
+            trained |= train_baselines(context, folder, problem.data, others, beside)
         measured = verify(context, folder, winner, files, measurements)
         summary = Summary(config, winner, trained, files, measured)
         write_report(summary, folder, problem)

@@ -15,6 +15,7 @@ from nasdeploy.pipeline.flow import baselines, held, load, make_context, pose_on
 from nasdeploy.pipeline.measuring import Measurements
 from nasdeploy.pipeline.project import merged
 from nasdeploy.pipeline.run_folder import RunFolder, find_run
+from nasdeploy.pipeline.stages.baselines import baseline_jobs, train_baselines
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.export import export_winner
 from nasdeploy.pipeline.stages.train import train_winner
@@ -72,15 +73,12 @@ def train_only(opened: OpenedRun) -> dict[str, Any]:
         given = None if table is None else open_table(str(table))
         problem = pose_on(context, given, opened.data)
         random_archs = baselines(context, problem, opened.winner)
-    with held(opened.folder, config):
-        return train_winner(
-            context,
-            opened.folder,
-            make_space(opened.winner["space"]),
-            opened.data.converted(opened.train_shape),
-            opened.winner,
-            random_archs,
-        )
+    folder, space = opened.folder, make_space(opened.winner["space"])
+    data = opened.data.converted(opened.train_shape)
+    with held(folder, config):
+        others = baseline_jobs(context, folder, space, data, random_archs)
+        trained = train_winner(context, folder, data, opened.winner, others)
+        return trained | train_baselines(context, folder, data, others)
 
 
 def export_only(

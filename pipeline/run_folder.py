@@ -26,6 +26,7 @@ from nasdeploy.errors import BadInput, UsageError
 RUNS = Path("runs")
 MANIFEST = "manifest.json"
 STAGES = ("profile", "search", "train", "export", "verify", "report")
+BASELINES = "baselines"  # go beside these from the search on, and into the report
 
 
 def digest(values: Any) -> str:
@@ -125,7 +126,7 @@ class RunFolder:
 
         What later stages made of earlier outputs no longer counts.
         """
-        for later in STAGES[STAGES.index(stage) + 1 :]:
+        for later in ("report",) if stage == BASELINES else STAGES[STAGES.index(stage) + 1 :]:
             self.manifest["stages"].pop(later, None)
         self.manifest["stages"][stage] = {
             "inputs": digest(inputs),

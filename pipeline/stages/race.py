@@ -128,12 +128,9 @@ def race(
     rounds = rounds_of(len(archs), config.search.finalist_epochs, settings.epochs)
     # the files are those of the winner's training, since one of these becomes it
     jobs = [
-        training_jobs(
-            context, folder, dict(space.config), data, {"winner": arch},
-            count=1 + config.train.random_baselines,
-        )[0]
+        training_jobs(context, folder, dict(space.config), data, {"winner": arch})[0]
         for arch in archs
-    ]  # fmt: skip
+    ]
     steps = ", ".join(f"{round.networks} up to epoch {round.until}" for round in rounds)
     context.console.log(
         f"Training the best {len(archs)} to choose one: {steps}; {epochs_of(rounds)} epochs in all"

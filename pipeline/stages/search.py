@@ -32,6 +32,7 @@ from nasdeploy.pipeline.measuring import (
 )
 from nasdeploy.pipeline.run_folder import RunFolder
 from nasdeploy.pipeline.simulating import tell_networks
+from nasdeploy.pipeline.stages.baselines import TrainedBeside
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
 from nasdeploy.pipeline.stages.problem import (
@@ -53,6 +54,8 @@ from nasdeploy.search.strategy import Trial
 from nasdeploy.search.task import Classification
 from nasdeploy.units import format_ms
 
+Quiet = Callable[[], AbstractContextManager[None]]
+
 
 def search(
     context: Context,
@@ -60,13 +63,13 @@ def search(
     problem: Problem,
     measurements: Measurements,
     *,
-    beside: Callable[[], AbstractContextManager[int]] = lambda: nullcontext(0),
+    beside: TrainedBeside | None = None,
 ) -> dict[str, Any]:
     """Run the strategy and pick the winner; what is returned is what winner/arch.json holds.
 
     Args:
-        beside: What goes on while the strategy runs, with the cores that it takes; it has ended
-            before anything is measured.
+        beside: Begins with the strategy, goes on behind it, and stands still while candidates are
+            measured.
     """
     done = folder.done("search", problem.inputs)
     if done is not None:
@@ -81,10 +84,13 @@ def search(
     )  # fmt: skip
     context.console.set_aside("The earlier search", aside)
     _announce(context, problem)
-    with beside() as cores_taken:
+    beside = beside or TrainedBeside(list, active=False)
+    with beside.working() as cores_taken:
         _drive(context, folder, problem, strategy, pareto)
         finalists = _finalists(context, folder, problem, strategy, cores_taken)
-    winner = _winner(context, problem, strategy, finalists, live, measurements)
+    winner = _winner(
+        context, problem, strategy, finalists, live, measurements, quiet=beside.standing_still
+    )
     winner["finalists"] = [_raced(problem, live[0] if live else None, f) for f in finalists]
     path = folder.winner / "arch.json"
     if path.exists() and json.loads(path.read_text())["arch"] != winner["arch"]:
@@ -263,6 +269,8 @@ def _winner(
     finalists: Sequence[Finalist],
     live: list[Estimator],
     measurements: Measurements,
+    *,
+    quiet: Quiet,
 ) -> dict[str, Any]:
     """The best candidate that holds the bound on the device; without one, on the estimate."""
     device = _device_of(context, problem)
@@ -278,6 +286,7 @@ def _winner(
         measured = measure_untrained(
             context, problem.space, arch, measurements,
             statistic=problem.statistic, bound_ms=problem.bound_ms, usual_ms=_usual_ms(problem),
+            quiet=quiet,
         )  # fmt: skip
         estimate = live[-1](arch)
         verdict = "within" if measured.within(problem.bound_ms) else "misses"
@@ -326,8 +335,13 @@ def measure_untrained(
     statistic: str,
     bound_ms: float | None = None,
     usual_ms: float | None = None,
+    quiet: Quiet = nullcontext,
 ) -> NetworkLatency:
-    """The latency of an architecture with random weights, on the device."""
+    """The latency of an architecture with random weights, on the device.
+
+    Args:
+        quiet: Entered while it is measured.
+    """
     name = network_id(arch)
     tell_networks(context, space, {name: arch})
     files = export_files(
@@ -336,15 +350,16 @@ def measure_untrained(
         quantised_io=False,
         label="Exporting a candidate",
     )
-    return measurements.measure(
-        context,
-        name,
-        files[name].path,
-        statistic=statistic,
-        config=network_config(context, usual_ms=usual_ms),
-        label="Measuring a candidate",
-        bound_ms=bound_ms,
-    )
+    with quiet():
+        return measurements.measure(
+            context,
+            name,
+            files[name].path,
+            statistic=statistic,
+            config=network_config(context, usual_ms=usual_ms),
+            label="Measuring a candidate",
+            bound_ms=bound_ms,
+        )
 
 
 def _described(

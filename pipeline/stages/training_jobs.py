@@ -7,6 +7,7 @@ many of them there are at a time changes no bit of a result.
 from __future__ import annotations
 
 import ctypes
+import json
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nasdeploy.durable import Journal, read_jsonl
+from nasdeploy.durable import Journal, read_jsonl, write_json
 from nasdeploy.errors import OutOfResources, UnknownName, UsageError
 from nasdeploy.export.workers import interrupts_blocked
 from nasdeploy.pipeline.data import DataSet, load_data
@@ -73,6 +74,10 @@ class TrainJob:
         return self._file("epochs.jsonl")
 
     @property
+    def result(self) -> Path:
+        return self._file("result.json")
+
+    @property
     def identity(self) -> str:
         """Of everything that decides the result."""
         place = ("name", "folder", "data", "data_root", "images", "until")
@@ -101,11 +106,10 @@ def training_jobs(
     space: Mapping[str, Any],
     data: DataSet,
     archs: Mapping[str, Arch],
-    *,
-    count: int | None = None,
 ) -> list[TrainJob]:
-    """The trainings of some networks, of `count` in all that share the cores."""
+    """The trainings of some networks, of winner and baselines, which share the cores."""
     config = context.config
+    threads = _threads_each(cores(), workers(context, 1 + config.train.random_baselines))
     return [
         TrainJob(
             name=name,
@@ -121,10 +125,23 @@ def training_jobs(
             settings={**config.train.settings, "seed": config.seed},
             label_smoothing=config.train.label_smoothing,
             seed=config.seed,
-            threads=_threads_each(cores(), workers(context, count or len(archs))),
+            threads=threads,
         )
         for name, arch in archs.items()
     ]
+
+
+def inputs_of(context: Context, jobs: Sequence[TrainJob], data: DataSet) -> dict[str, Any]:
+    """What a stage that trains is done with: its networks, and how they are trained."""
+    train = context.config.train.model_dump(exclude={"workers", "random_baselines"})
+    return {
+        "archs": {job.name: list(job.arch) for job in jobs},
+        "space": jobs[0].space,
+        "data": data.sha256,
+        "shape": list(data.input_shape),
+        "train": train,
+        "seed": context.config.seed,
+    }
 
 
 def cores() -> int:
@@ -194,12 +211,22 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def result_of(job: TrainJob) -> dict[str, Any] | None:
+    """What a whole training came to, if it has ended."""
+    if not (job.result.exists() and job.weights.exists()):
+        return None
+    result: dict[str, Any] = json.loads(job.result.read_text())
+    return result
+
+
 def run_job(job: TrainJob) -> dict[str, Any]:
     """Train one network, in this process; goes on from its checkpoint if there is one.
 
     Returns: What it came to. Of a job that stops early that is training loss and validation of the
         epoch where it stops, however far it was trained before, and nothing of the test images.
     """
+    if job.until is None and (known := result_of(job)) is not None:
+        return known
     import torch
 
     torch.set_num_threads(job.threads)
@@ -241,10 +268,12 @@ def run_job(job: TrainJob) -> dict[str, Any]:
         }
     checkpoints.save(job.weights, {"weights": result.weights}, identity={"arch": list(job.arch)})
     test = evaluate(model, feed.batches("test"), task)
-    return {
+    came_to = {
         "arch": list(job.arch),
         "validation": dict(result.best.metrics),
         "test": test,
         "epochs": len(result.history),
         "train_s": sum(entry["s"] for entry in epochs.entries),
     }
+    write_json(job.result, came_to)
+    return came_to

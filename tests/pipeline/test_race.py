@@ -197,8 +197,7 @@ def test_the_winner_goes_on_from_the_race_and_ends_as_if_there_had_been_none(fol
     winner = {"arch": list(found[0].arch), "space": dict(small.space.config)}
     raced, plain = (RunFolder(folder / name) for name in ("raced", "plain"))
     results = [
-        train_winner(small.context, run, small.space, small.data, winner, [])["winner"]
-        for run in (raced, plain)
+        train_winner(small.context, run, small.data, winner)["winner"] for run in (raced, plain)
     ]
     assert sorted(len(read_jsonl(path)) for path in trained) == [1, 3]
     assert results[0]["test"] == results[1]["test"]

@@ -18,7 +18,7 @@ from nasdeploy.latency_tables.table import read_table
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["profile", "search", "train", "export", "verify"]
+STAGES = ["profile", "search", "train", "export", "baselines", "verify"]
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_second_run_does_nothing(run: Path, cli: Cli) -> None:
 
 def test_each_stage_by_its_own_command(run: Path, cli: Cli) -> None:
     train = cli("train", "--format", "json")
-    assert (train.code, skipped(train.err)) == (0, ["train"])
+    assert (train.code, skipped(train.err)) == (0, ["train", "baselines"])
     assert json.loads(train.out)["winner"]["epochs"] == 2
     export = cli("export", "--format", "yaml")
     assert (export.code, skipped(export.err)) == (0, ["export"])
@@ -154,7 +154,7 @@ def test_other_training_settings_train_anew_and_keep_what_was_trained(run: Path,
     assert "nasdeploy export --run tiny" in ended.err
     ended = cli("run", "tiny.yaml")
     assert ended.code == 0, ended.err
-    assert skipped(ended.err) == ["profile", "search"]
+    assert skipped(ended.err) == ["profile", "search", "baselines"]
     assert (run / "winner" / "weights.pt").read_bytes() == earlier
 
 
