@@ -115,6 +115,20 @@ def fingerprint(
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+def graph_of(
+    job: ExportJob[K], *, runtime: str, precision: Precision, target: Target, quantised_io: bool
+) -> str:
+    """`fingerprint` of a job: of what would be exported for it now."""
+    return fingerprint(
+        _built(job),
+        job.input_shapes,
+        runtime=runtime,
+        precision=precision,
+        target=target,
+        quantised_io=quantised_io,
+    )
+
+
 def _graph_text(model: nn.Module) -> str:
     """The traced graph; the source files of its classes where the control flow defies tracing."""
     from torch import fx

@@ -41,7 +41,12 @@ from nasdeploy.pipeline.stages.baselines import (
 )
 from nasdeploy.pipeline.stages.context import Context
 from nasdeploy.pipeline.stages.export import export_winner
-from nasdeploy.pipeline.stages.files import export_files, network_id, network_jobs
+from nasdeploy.pipeline.stages.files import (
+    export_files,
+    exported_otherwise,
+    network_id,
+    network_jobs,
+)
 from nasdeploy.pipeline.stages.problem import Problem, bounds_of, live_estimators, pose
 from nasdeploy.pipeline.stages.profile import profile, rounds_path
 from nasdeploy.pipeline.stages.search import search
@@ -159,7 +164,16 @@ def pose_on(context: Context, opened: OpenedTable | None, data: DataSet) -> Prob
         return pose(context, space_for(config, data), data, None)
     check_table(context, opened)
     wanted = {"name": config.space_name, **config.space_parameters}
-    return pose(context, space_on_table(wanted, opened), data, opened)
+    space = space_on_table(wanted, opened)
+    other = [] if opened.table.origin == "published" else exported_otherwise(space, opened.table)
+    if other:
+        context.console.warn(
+            f"{len(other)} operators of {opened.name} were exported by other versions than would "
+            "export a network now, so that estimates may be off. Measure them again: nasdeploy "
+            f"profile --device {config.device} --runtime {config.runtime} "
+            f"--precision {config.precision} --overwrite"
+        )
+    return pose(context, space, data, opened)
 
 
 def check_table(context: Context, opened: OpenedTable) -> None:

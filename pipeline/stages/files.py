@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nasdeploy.device_agent.job import Graph
-from nasdeploy.export.cache import CachedFile, ExportJob, export_many
+from nasdeploy.export.artifact import Target
+from nasdeploy.export.cache import CachedFile, ExportJob, export_many, graph_of
 from nasdeploy.export.probes import (
     EMPTY_INPUT_SHAPES,
     SENTINEL_INPUT_SHAPES,
     empty_module,
     sentinel_module,
 )
+from nasdeploy.latency_tables.table import LatencyTable
 from nasdeploy.pipeline.config import Precision
 from nasdeploy.pipeline.simulating import tell_probes
 from nasdeploy.pipeline.stages.context import Context
@@ -89,6 +91,27 @@ def export_files(
             workers=workers,
             on_progress=lambda done, total, key: update(done, total, key),
         )
+
+
+def exported_otherwise(space: SearchSpace, table: LatencyTable) -> list[str]:
+    """Operators of `space` whose rows are of other files than would be exported now.
+
+    Other versions of a converter, or of nasdeploy, may write faster or slower files, and networks
+    are exported by those at hand. Rows that don't say what they are of, such as published ones, are
+    taken as they are.
+    """
+    found = []
+    for job in op_jobs(op for op in space.all_ops() if str(op.key) in table.ops):
+        measured = table.ops[job.key].graph
+        if measured is not None and measured != graph_of(
+            job,
+            runtime=table.runtime,
+            precision=cast(Precision, table.precision),
+            target=cast(Target, table.target),
+            quantised_io=table.precision == "int8",
+        ):
+            found.append(job.key)
+    return found
 
 
 def export_cache(cache: Path) -> Path:
