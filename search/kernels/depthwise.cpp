@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -26,85 +27,100 @@ struct Vector<1> {
   typedef float type;
 };
 
+// As wide as a register: with blocks of two, GCC's code takes two to three times as long. A row's sums
+// wait for each other's multiplication, so there are several sets of them, as far as registers go.
 #ifdef __AVX512F__
+constexpr int kWidest = 16;
 template <int K>
 constexpr int kSets = K == 3 ? 3 : K == 5 ? 2 : 1;
 #else
+constexpr int kWidest = 8;
 template <int K>
-constexpr int kSets = K == 3 ? 2 : 1;  // a block is two registers or more here
+constexpr int kSets = K == 3 ? 4 : 2;
 #endif
 
+// Adds image n to the sums of B channels: (K, K, B).
 template <int B, int K>
-void block(const float* x, const float* g, float* gw, const Shape& s, int64_t c0) {
+void block(const float* x, const float* g, float* total, const Shape& s, int64_t c0, int64_t n) {
   using V = typename Vector<B>::type;
   V sums[K][K];
-  std::memset(sums, 0, sizeof(sums));
+  std::memcpy(sums, total, sizeof(sums));
   // the first and the last output column whose whole row of taps lies inside the image
   const int64_t reach = (K - 1) * s.dilation;
   const int64_t first = std::min(s.wo, (s.pad + s.stride - 1) / s.stride);
   const int64_t inside = s.w - 1 + s.pad - reach;
   const int64_t last = inside < 0 ? -1 : std::min(s.wo - 1, inside / s.stride);
-  for (int64_t n = 0; n < s.n; n++) {
-    for (int64_t ho = 0; ho < s.ho; ho++) {
-      const float* grow = g + ((n * s.ho + ho) * s.wo) * s.c + c0;
-      for (int dy = 0; dy < K; dy++) {
-        const int64_t h = ho * s.stride - s.pad + dy * s.dilation;
-        if (h < 0 || h >= s.h) continue;
-        const float* xrow = x + ((n * s.h + h) * s.w) * s.c + c0;
-        V row[K];
-        for (int dx = 0; dx < K; dx++) row[dx] = sums[dy][dx];
-        auto edge = [&](int64_t wo) {
-          const V value = *reinterpret_cast<const V*>(grow + wo * s.c);
-          for (int dx = 0; dx < K; dx++) {
-            const int64_t w = wo * s.stride - s.pad + dx * s.dilation;
-            if (w >= 0 && w < s.w) row[dx] += value * *reinterpret_cast<const V*>(xrow + w * s.c);
-          }
-        };
-        const int64_t middle = std::max(first, last + 1);
-        for (int64_t wo = 0; wo < std::min(first, s.wo); wo++) edge(wo);
-        const float* gp = grow + first * s.c;
-        const float* xp = xrow + (first * s.stride - s.pad) * s.c;
-        const int64_t step = s.stride * s.c, tap = s.dilation * s.c;
-        // few sums wait for each other's multiplication; small kernels keep several sets of them
-        constexpr int U = kSets<K>;
-        V sets[U][K];
-        std::memset(sets, 0, sizeof(sets));
-        int64_t wo = first;
-        for (; wo + U - 1 <= last; wo += U, gp += U * s.c, xp += U * step) {
+  for (int64_t ho = 0; ho < s.ho; ho++) {
+    const float* grow = g + ((n * s.ho + ho) * s.wo) * s.c + c0;
+    for (int dy = 0; dy < K; dy++) {
+      const int64_t h = ho * s.stride - s.pad + dy * s.dilation;
+      if (h < 0 || h >= s.h) continue;
+      const float* xrow = x + ((n * s.h + h) * s.w) * s.c + c0;
+      V row[K];
+      for (int dx = 0; dx < K; dx++) row[dx] = sums[dy][dx];
+      auto edge = [&](int64_t wo) {
+        const V value = *reinterpret_cast<const V*>(grow + wo * s.c);
+        for (int dx = 0; dx < K; dx++) {
+          const int64_t w = wo * s.stride - s.pad + dx * s.dilation;
+          if (w >= 0 && w < s.w) row[dx] += value * *reinterpret_cast<const V*>(xrow + w * s.c);
+        }
+      };
+      const int64_t middle = std::max(first, last + 1);
+      for (int64_t wo = 0; wo < std::min(first, s.wo); wo++) edge(wo);
+      const float* gp = grow + first * s.c;
+      const float* xp = xrow + (first * s.stride - s.pad) * s.c;
+      const int64_t step = s.stride * s.c, tap = s.dilation * s.c;
+      constexpr int U = kSets<K>;
+      V sets[U][K];
+      std::memset(sets, 0, sizeof(sets));
+      int64_t wo = first;
+      for (; wo + U - 1 <= last; wo += U, gp += U * s.c, xp += U * step) {
 #pragma GCC unroll 4
-          for (int u = 0; u < U; u++) {
-            const V value = *reinterpret_cast<const V*>(gp + u * s.c);
+        for (int u = 0; u < U; u++) {
+          const V value = *reinterpret_cast<const V*>(gp + u * s.c);
 #pragma GCC unroll 7
-            for (int dx = 0; dx < K; dx++) {
-              sets[u][dx] += value * *reinterpret_cast<const V*>(xp + u * step + dx * tap);
-            }
+          for (int dx = 0; dx < K; dx++) {
+            sets[u][dx] += value * *reinterpret_cast<const V*>(xp + u * step + dx * tap);
           }
         }
-        for (; wo <= last; wo++) edge(wo);
-        for (int u = 0; u < U; u++) {
-          for (int dx = 0; dx < K; dx++) row[dx] += sets[u][dx];
-        }
-        for (int64_t wo = middle; wo < s.wo; wo++) edge(wo);
-        for (int dx = 0; dx < K; dx++) sums[dy][dx] = row[dx];
       }
+      for (; wo <= last; wo++) edge(wo);
+      for (int u = 0; u < U; u++) {
+        for (int dx = 0; dx < K; dx++) row[dx] += sets[u][dx];
+      }
+      for (int64_t wo = middle; wo < s.wo; wo++) edge(wo);
+      for (int dx = 0; dx < K; dx++) sums[dy][dx] = row[dx];
     }
   }
-  float lanes[B];
-  for (int dy = 0; dy < K; dy++) {
-    for (int dx = 0; dx < K; dx++) {
-      std::memcpy(lanes, &sums[dy][dx], sizeof(lanes));
-      for (int lane = 0; lane < B; lane++) gw[((c0 + lane) * K + dy) * K + dx] = lanes[lane];
-    }
-  }
+  std::memcpy(total, sums, sizeof(sums));
 }
 
+template <int B, int K>
+void put(const float* total, float* gw, int64_t c0) {
+  for (int tap = 0; tap < K * K; tap++)
+    for (int lane = 0; lane < B; lane++) gw[(c0 + lane) * K * K + tap] = total[tap * B + lane];
+}
+
+// f(first channel, lanes) for blocks of neighbouring channels, the lanes a type.
+template <class F>
+void each_block(int64_t from, int64_t to, F f) {
+  int64_t c = from;
+  if constexpr (kWidest == 16)
+    for (; c + 16 <= to; c += 16) f(c, std::integral_constant<int, 16>{});
+  for (; c + 8 <= to; c += 8) f(c, std::integral_constant<int, 8>{});
+  for (; c + 4 <= to; c += 4) f(c, std::integral_constant<int, 4>{});
+  for (; c < to; c++) f(c, std::integral_constant<int, 1>{});
+}
+
+// Image by image, so that memory is read in the order in which it lies.
 template <int K>
 void channels(const float* x, const float* g, float* gw, const Shape& s, int64_t from, int64_t to) {
-  int64_t c = from;
-  for (; c + 16 <= to; c += 16) block<16, K>(x, g, gw, s, c);
-  for (; c + 8 <= to; c += 8) block<8, K>(x, g, gw, s, c);
-  for (; c + 4 <= to; c += 4) block<4, K>(x, g, gw, s, c);
-  for (; c < to; c++) block<1, K>(x, g, gw, s, c);
+  std::vector<float> sums((to - from) * K * K);
+  for (int64_t n = 0; n < s.n; n++)
+    each_block(from, to, [&](int64_t c, auto lanes) {
+      block<lanes, K>(x, g, &sums[(c - from) * K * K], s, c, n);
+    });
+  each_block(from, to, [&](int64_t c, auto lanes) { put<lanes, K>(&sums[(c - from) * K * K], gw, c); });
 }
 
 template <int K>

@@ -6,6 +6,7 @@ kernel has asked `library` before and handed it dense float32 tensors in channel
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import functools
@@ -27,6 +28,8 @@ from nasdeploy.durable import cache_dir, replacing
 FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-pthread")
 _COMPILE_TIMEOUT_S = 300.0
+# malloc.h: M_MMAP_THRESHOLD, as high as it goes, and M_TRIM_THRESHOLD
+_MALLOC_OPTIONS = ((-3, 32 * 2**20), (-1, 2**31 - 1))
 _log = logging.getLogger(__name__)
 
 
@@ -40,10 +43,24 @@ def library() -> ctypes.CDLL | None:
         _log.warning("no C++ compiler: training takes the stock operators, and more time")
         return None
     try:
-        return ctypes.CDLL(str(_built(compiler)))
+        found = ctypes.CDLL(str(_built(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
         _log.warning("the fast kernels cannot be built, the stock operators are taken: %s", error)
         return None
+    _keep_what_is_freed()
+    return found
+
+
+def _keep_what_is_freed() -> None:
+    """Let this process not give memory back to the kernel: the next step asks for the same again.
+
+    glibc maps large tensors anew each time, and fresh pages cost a tenth of a training step of
+    small networks. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in _MALLOC_OPTIONS:
+            mallopt(ctypes.c_int(option), ctypes.c_int(value))
 
 
 def loaded() -> ctypes.CDLL:
