@@ -229,8 +229,17 @@ def _stop(pool: Sequence[_Worker]) -> None:
 
 
 def _serve(pipe: Connection) -> None:
+    # blocked since the start, and a library may have lifted that by now
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # An ordinary end gives back what multiprocessing would otherwise report as leaked.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        _serve_tasks(pipe)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
+
+
+def _serve_tasks(pipe: Connection) -> None:
     # nobody has wanted anything for a while, or the parent is gone: then the pipe ends
     while pipe.poll(_IDLE_S):
         try:
