@@ -10,7 +10,7 @@ TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 .PHONY: help setup demo test test-fast check format clean
 
 help:
-	@echo "make demo       set up $(VENV), then walk through everything on this machine (about 7 minutes)"
+	@echo "make demo       set up $(VENV), then walk through everything on this machine (3 to 9 minutes)"
 	@echo "make test       set up $(VENV), then the whole test suite"
 	@echo "make test-fast  the same without the slow tests"
 	@echo "make check      lint, format and types"
