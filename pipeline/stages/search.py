@@ -20,10 +20,7 @@ from nasdeploy.durable import write_json
 from nasdeploy.errors import BoundNotMet, NothingWithinBounds
 from nasdeploy.latency_tables.estimate import Estimator
 from nasdeploy.latency_tables.optimum import check_limits
-from nasdeploy.pipeline.estimating import (
-    goal_of,
-    named_arch,
-)
+from nasdeploy.pipeline.estimating import goal_of, named_arch
 from nasdeploy.pipeline.measuring import (
     Measurements,
     NetworkLatency,
