@@ -140,8 +140,8 @@ def _quantised(
 def _nothing_trained_quantised() -> Iterator[None]:
     """Let a conversion not look for convolutions with batch norms that were trained quantised.
 
-    It traces 96 graphs to look for, 40 CPU-seconds, wherever a batch norm is left that no
-    convolution took in. Nothing is trained quantised here, so that it finds none.
+    It traces 96 graphs to look for wherever a batch norm is left that no convolution took in, which
+    can take longer than the rest of an export. Nothing is trained quantised here, so it finds none.
     """
     from torchao.quantization.pt2e import quantize_pt2e
 

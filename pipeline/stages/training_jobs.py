@@ -206,6 +206,8 @@ def _raise_first(futures: Sequence[Future[dict[str, Any]]]) -> None:
 
 def end_with_parent(parent: int) -> None:
     """A worker ends with whoever started it, even by kill -9, so that no training is orphaned."""
+    # blocked since the start; a library was seen to lift that in a worker that exports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -27,7 +27,7 @@ struct Vector<1> {
   typedef float type;
 };
 
-// As wide as a register: with blocks of two, GCC's code takes two to three times as long. A row's sums
+// As wide as a register: GCC's code for blocks of two is far slower (seen with AVX2). A row's sums
 // wait for each other's multiplication, so there are several sets of them, as far as registers go.
 #ifdef __AVX512F__
 constexpr int kWidest = 16;

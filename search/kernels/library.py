@@ -54,8 +54,8 @@ def library() -> ctypes.CDLL | None:
 def _keep_what_is_freed() -> None:
     """Let this process not give memory back to the kernel: the next step asks for the same again.
 
-    glibc maps large tensors anew each time, and fresh pages cost a tenth of a training step of
-    small networks. Other C libraries are left as they are.
+    glibc maps large tensors anew each time, and having fresh pages is a noticeable part
+    of a training step of small networks. Other C libraries are left as they are.
     """
     with contextlib.suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -86,8 +87,10 @@ def test_what_is_trained_beside_changes_no_bit(folder: Path) -> None:
 def test_the_last_one_is_waited_for_where_it_is_trained(folder: Path) -> None:
     small = Small(folder)
     first, second = small.jobs()
+    deadline = time.monotonic() + 60
     with small.beside(4) as beside:
         while result_of(first) is None:
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         watched: list[int] = []
         beside.wait_for_last_of([first, second], lambda: watched.append(small.states()[1]))
@@ -111,11 +114,11 @@ def test_they_stand_still_while_something_is_measured_and_then_go_on(folder: Pat
 
 def test_they_end_with_whoever_began_them_even_while_they_stand_still(folder: Path) -> None:
     small = Small(folder, epochs=40)
+    before = set(multiprocessing.active_children())
     with pytest.raises(RuntimeError), small.beside(1) as beside, beside.standing_still():
+        assert set(multiprocessing.active_children()) > before
         raise RuntimeError
-    before = small.states()
-    time.sleep(0.5)
-    assert small.states() == before
+    assert set(multiprocessing.active_children()) == before
 
 
 def test_they_are_trained_with_the_winner_where_they_were_not_before(folder: Path) -> None:
